@@ -1,0 +1,267 @@
+//! The gate: the only place where permits are made.
+//!
+//! A [`Permit`] is leave to send one request at one moment. Its fields are private and only [`Gate`]
+//! makes one, so no code path can send what the governor did not allow; the compiler says so. It is
+//! taken in the poll that writes, carries its in-flight slot, expires, and is looked at once more when
+//! the first byte is written ([`Permit::spend`]). It is never refunded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::bucket::{Bucket, Take};
+use super::ceiling::HardCeiling;
+use super::latch::{Latch, StopCause};
+use crate::limits::PERMIT_TTL;
+use crate::units::{Rate, RunTime};
+
+/// Why a due request was not sent. Each cut request has exactly one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShedReason {
+    /// The run was stopped.
+    Latched,
+    /// No grant was in force.
+    NoGrant,
+    /// We were late ourselves.
+    TooLate,
+    /// The previous answer on the same connection had not come.
+    SessionBlocked,
+    /// The share left this session out.
+    Thinned,
+    /// Too many requests in flight.
+    InFlight,
+    /// No connection: none allowed, none ready in time, or refused by the target.
+    Connecting,
+    /// The bucket was empty.
+    Bucket,
+    /// The fixed outer ceiling refused (a bug of ours; the run ends).
+    HardCeiling,
+}
+
+impl ShedReason {
+    /// All reasons, in the order in which reports list them.
+    pub const ALL: [Self; 9] = [
+        Self::Latched,
+        Self::NoGrant,
+        Self::TooLate,
+        Self::SessionBlocked,
+        Self::Thinned,
+        Self::InFlight,
+        Self::Connecting,
+        Self::Bucket,
+        Self::HardCeiling,
+    ];
+
+    /// The name used in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Latched => "latched",
+            Self::NoGrant => "no_grant",
+            Self::TooLate => "too_late",
+            Self::SessionBlocked => "session_blocked",
+            Self::Thinned => "thinned",
+            Self::InFlight => "in_flight",
+            Self::Connecting => "connecting",
+            Self::Bucket => "bucket",
+            Self::HardCeiling => "hard_ceiling",
+        }
+    }
+}
+
+/// A place among the requests in flight; given back when dropped.
+#[derive(Debug)]
+pub struct Slot(Arc<Gate>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Leave to send one request at one moment.
+#[derive(Debug)]
+#[must_use = "an unused permit is a request not sent"]
+pub struct Permit {
+    slot: Slot,
+    not_after: RunTime,
+}
+
+impl Permit {
+    /// Turns the permit into its in-flight slot at the first write, or refuses: the run was stopped, the
+    /// lease ended, or the permit lay too long.
+    ///
+    /// # Errors
+    /// The reason; the permit is gone either way.
+    pub fn spend(self, now: RunTime) -> Result<Slot, ShedReason> {
+        let gate = &self.slot.0;
+        if gate.latch.is_set() {
+            Err(ShedReason::Latched)
+        } else if now > self.not_after || !gate.requests.is_leased(now) {
+            Err(ShedReason::NoGrant)
+        } else {
+            Ok(self.slot)
+        }
+    }
+}
+
+/// Leave to open one connection at one moment.
+#[derive(Debug)]
+#[must_use = "an unused permit is a connection not opened"]
+pub struct ConnectPermit(());
+
+/// What stands between a due request and the network.
+#[derive(Debug)]
+pub struct Gate {
+    latch: Latch,
+    requests: Bucket,
+    connects: Bucket,
+    hard: HardCeiling,
+    in_flight: AtomicU64,
+    in_flight_max: u64,
+}
+
+impl Gate {
+    /// A closed gate under the fixed ceiling `hard_rate`, with at most `in_flight_max` requests in flight.
+    #[must_use]
+    pub fn new(latch: Latch, hard_rate: Rate, in_flight_max: u64) -> Arc<Self> {
+        Arc::new(Self {
+            latch,
+            requests: Bucket::default(),
+            connects: Bucket::default(),
+            hard: HardCeiling::new(hard_rate),
+            in_flight: AtomicU64::new(0),
+            in_flight_max,
+        })
+    }
+
+    /// The latch of this run.
+    #[must_use]
+    pub fn latch(&self) -> &Latch {
+        &self.latch
+    }
+
+    /// Publishes what the governor granted: clamped to the outer ceiling, zero once latched.
+    pub fn publish(&self, now: RunTime, ceiling: Rate, connects: Rate, not_after: RunTime) {
+        let open = !self.latch.is_set();
+        let ceiling = if open { ceiling.min(self.hard.rate()) } else { Rate::ZERO };
+        let connects = if open && ceiling > Rate::ZERO { connects } else { Rate::ZERO };
+        self.requests.publish(now, ceiling, not_after);
+        self.connects.publish(now, connects, not_after);
+    }
+
+    /// Requests in flight now.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Highest number allowed in flight.
+    #[must_use]
+    pub fn in_flight_max(&self) -> u64 {
+        self.in_flight_max
+    }
+
+    /// Asks to send one request now.
+    ///
+    /// # Errors
+    /// The one reason why not, in the order latch, grant, in flight, bucket, hard ceiling.
+    pub fn permit(self: &Arc<Self>, now: RunTime) -> Result<Permit, ShedReason> {
+        if self.latch.is_set() {
+            return Err(ShedReason::Latched);
+        }
+        if !self.requests.is_leased(now) {
+            return Err(ShedReason::NoGrant);
+        }
+        let slot = self.slot()?;
+        match self.requests.try_take(now) {
+            Take::Taken => {}
+            Take::Empty => return Err(ShedReason::Bucket),
+            Take::NoGrant => return Err(ShedReason::NoGrant),
+        }
+        if !self.hard.allows(now) {
+            self.latch.set(StopCause::HardCeiling);
+            return Err(ShedReason::HardCeiling);
+        }
+        Ok(Permit { slot, not_after: now.plus(PERMIT_TTL) })
+    }
+
+    fn slot(self: &Arc<Self>) -> Result<Slot, ShedReason> {
+        let before = self.in_flight.fetch_add(1, Ordering::SeqCst);
+        let slot = Slot(Arc::clone(self));
+        if before >= self.in_flight_max { Err(ShedReason::InFlight) } else { Ok(slot) }
+    }
+
+    /// Asks to open one connection now.
+    ///
+    /// # Errors
+    /// The one reason why not.
+    pub fn connect(&self, now: RunTime) -> Result<ConnectPermit, ShedReason> {
+        if self.latch.is_set() {
+            return Err(ShedReason::Latched);
+        }
+        match self.connects.try_take(now) {
+            Take::Taken => Ok(ConnectPermit(())),
+            Take::Empty => Err(ShedReason::Connecting),
+            Take::NoGrant => Err(ShedReason::NoGrant),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> RunTime = RunTime::from_millis;
+
+    fn open_gate(in_flight_max: u64) -> Arc<Gate> {
+        let gate = Gate::new(Latch::new(), Rate::per_sec(1_000), in_flight_max);
+        gate.publish(MS(0), Rate::per_sec(1_000), Rate::per_sec(100), MS(500));
+        gate
+    }
+
+    #[test]
+    fn nothing_leaves_before_the_first_grant() {
+        let gate = Gate::new(Latch::new(), Rate::per_sec(1_000), 10);
+        assert_eq!(gate.permit(MS(10)).unwrap_err(), ShedReason::NoGrant);
+        assert_eq!(gate.connect(MS(10)).unwrap_err(), ShedReason::NoGrant);
+        assert_eq!(gate.in_flight(), 0, "a refusal keeps no slot");
+    }
+
+    #[test]
+    fn slots_come_back_and_bind() {
+        let gate = open_gate(2);
+        let first = gate.permit(MS(100)).unwrap().spend(MS(100)).unwrap();
+        let _second = gate.permit(MS(100)).unwrap().spend(MS(100)).unwrap();
+        assert_eq!(gate.permit(MS(100)).unwrap_err(), ShedReason::InFlight);
+        drop(first);
+        assert!(gate.permit(MS(100)).is_ok());
+    }
+
+    #[test]
+    fn a_permit_dies_with_the_latch_the_lease_or_its_age() {
+        let gate = open_gate(10);
+        let permit = gate.permit(MS(100)).unwrap();
+        assert_eq!(permit.spend(MS(201)).unwrap_err(), ShedReason::NoGrant, "too old");
+        let permit = gate.permit(MS(450)).unwrap();
+        assert_eq!(permit.spend(MS(500)).unwrap_err(), ShedReason::NoGrant, "lease over");
+        let gate = open_gate(10);
+        let permit = gate.permit(MS(100)).unwrap();
+        gate.latch().set(StopCause::KillFile);
+        assert_eq!(permit.spend(MS(100)).unwrap_err(), ShedReason::Latched);
+        assert_eq!(gate.permit(MS(100)).unwrap_err(), ShedReason::Latched);
+        assert_eq!(gate.connect(MS(100)).unwrap_err(), ShedReason::Latched);
+        assert_eq!(gate.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_grant_above_the_outer_ceiling_is_clamped() {
+        let gate = Gate::new(Latch::new(), Rate::per_sec(100), 10_000);
+        gate.publish(MS(0), Rate::per_sec(1_000_000), Rate::per_sec(10), MS(500));
+        let sent = (0..1_000).filter_map(|_| gate.permit(MS(400)).ok()).count();
+        assert_eq!(sent, 16, "the burst of 100/s, not of a million");
+        assert!(!gate.latch().is_set());
+    }
+}

@@ -1,0 +1,64 @@
+//! Everything the governor may look at in one tick. Journalled, so that a run can be re-decided offline.
+
+use serde::{Deserialize, Serialize};
+
+use super::guard::View;
+use super::latch::StopCause;
+use crate::units::{Rate, RunTime};
+
+/// A person's word during the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operator {
+    /// Rate to zero until resumed.
+    Pause,
+    /// Start again: preflight, then recovery.
+    Resume,
+}
+
+/// Why the sending ends in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The trace has been sent to its end.
+    TraceEnd,
+    /// The run's duration is over.
+    Duration,
+}
+
+/// One tick's inputs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// Time of this tick.
+    pub now: RunTime,
+    /// How late this tick is against its schedule, in milliseconds.
+    pub tick_late_ms: u64,
+    /// Disagreement of wall clock and monotonic clock since the last tick, in milliseconds.
+    pub clock_jump_ms: u64,
+    /// Longest silence of a worker, in milliseconds.
+    pub worker_silent_ms: u64,
+    /// The latch, the signals, the kill file.
+    pub stop: Option<StopCause>,
+    /// One view per guard, in the order of the settings.
+    pub guards: Vec<View>,
+    /// Requests sent in the last second.
+    pub sent_1s: u64,
+    /// Requests due and not thinned in the last second.
+    pub offered_1s: u64,
+    /// Requests sent since the start.
+    pub sent: u64,
+    /// Requests due and not thinned since the start.
+    pub offered: u64,
+    /// Highest rate achieved within the last L.
+    pub achieved_max: Rate,
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// The end of the plan, once reached.
+    pub finish: Option<Finish>,
+    /// Our own lateness has been above its limit for three seconds in a row.
+    pub lag_bad: bool,
+    /// The target asked for quiet (Retry-After) until then.
+    pub quiet_until: RunTime,
+    /// A person's word.
+    pub operator: Option<Operator>,
+}

@@ -1,0 +1,285 @@
+//! What we see ourselves: a ring of 100 ms buckets with counts and a latency histogram.
+//!
+//! Local guards react in under a second, long before any scrape. A window is the last second, stretched
+//! back until enough samples are in it, at most 30 s. Ages of requests in flight count as latency,
+//! because a hang completes nothing and would otherwise look like peace.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::LOCAL_BUCKETS_MAX;
+
+/// Bins of the latency histogram.
+pub const BINS: usize = 300;
+
+/// Bins per doubling of latency: 12 gives steps of 6 %.
+const BINS_PER_DOUBLING: f64 = 12.0;
+
+/// Upper edge of the first bin, seconds.
+const FIRST_BIN_S: f64 = 0.000_05;
+
+/// The bin of a latency: log-spaced from 50 us, 6 % wide, the last one open (above 15 minutes).
+#[must_use]
+pub fn bin_of(nanos: u64) -> usize {
+    let ratio = nanos as f64 / 1e9 / FIRST_BIN_S;
+    if ratio <= 1.0 {
+        return 0;
+    }
+    ((ratio.log2() * BINS_PER_DOUBLING) as usize + 1).min(BINS - 1)
+}
+
+/// Upper edge of a bin, in seconds: a quantile is never reported lower than it was.
+#[must_use]
+pub fn bin_top_s(bin: usize) -> f64 {
+    FIRST_BIN_S * (bin as f64 / BINS_PER_DOUBLING).exp2()
+}
+
+/// A compact latency histogram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bins(Vec<u32>);
+
+impl Default for Bins {
+    fn default() -> Self {
+        Self(vec![0; BINS])
+    }
+}
+
+impl Bins {
+    /// Counts one latency.
+    pub fn add(&mut self, nanos: u64) {
+        if let Some(n) = self.0.get_mut(bin_of(nanos)) {
+            *n = n.saturating_add(1);
+        }
+    }
+
+    /// Adds all counts of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine = mine.saturating_add(*theirs);
+        }
+    }
+
+    /// Number of latencies counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|n| u64::from(*n)).sum()
+    }
+
+    /// Counts in bins above the one that holds `seconds`.
+    fn above(&self, seconds: f64) -> u64 {
+        let top = |(i, _): &(usize, &u32)| bin_top_s(*i) > seconds;
+        self.0.iter().enumerate().filter(top).map(|(_, n)| u64::from(*n)).sum()
+    }
+
+    /// The `q` quantile in seconds, upper bin edge, with `beyond` more samples above all bins up to it.
+    fn quantile(&self, q: f64, beyond: &Self) -> Option<f64> {
+        let done = self.value_at(q, self.count(), None)?;
+        let older = beyond.above(done);
+        self.value_at(q, self.count() + older, Some((beyond, done)))
+    }
+
+    fn value_at(&self, q: f64, total: u64, extra: Option<(&Self, f64)>) -> Option<f64> {
+        if total == 0 {
+            return None;
+        }
+        let rank = ((q * total as f64).ceil() as u64).clamp(1, total);
+        let mut seen = 0;
+        for (i, n) in self.0.iter().enumerate() {
+            let late = extra.filter(|(_, from)| bin_top_s(i) > *from).and_then(|(b, _)| b.0.get(i));
+            seen += u64::from(*n) + late.map_or(0, |n| u64::from(*n));
+            if seen >= rank {
+                return Some(bin_top_s(i));
+            }
+        }
+        None
+    }
+}
+
+/// Counts of one stretch of time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalCounts {
+    /// Requests that ended, however.
+    pub done: u64,
+    /// Ended without a usable answer: reset, refused, protocol error.
+    pub errors: u64,
+    /// Ran into the request time-out.
+    pub timeouts: u64,
+    /// Answers whose status class is not the recorded one.
+    pub unexpected: u64,
+    /// Answers 5xx or 429.
+    pub refused: u64,
+    /// Answers 401 or 403 where the recording had none.
+    pub blocked: u64,
+    /// Connections attempted.
+    pub connects: u64,
+    /// Connections that failed.
+    pub connect_failures: u64,
+}
+
+impl LocalCounts {
+    fn merge(&mut self, o: &Self) {
+        self.done += o.done;
+        self.errors += o.errors;
+        self.timeouts += o.timeouts;
+        self.unexpected += o.unexpected;
+        self.refused += o.refused;
+        self.blocked += o.blocked;
+        self.connects += o.connects;
+        self.connect_failures += o.connect_failures;
+    }
+}
+
+/// One 100 ms bucket.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalBucket {
+    /// Counts.
+    pub counts: LocalCounts,
+    /// Service times of answers.
+    pub service: Bins,
+}
+
+impl LocalBucket {
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.merge(&other.counts);
+        self.service.merge(&other.service);
+    }
+}
+
+/// What is true right now, beside the buckets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalNow {
+    /// Requests in flight.
+    pub in_flight: u64,
+    /// Most allowed in flight.
+    pub in_flight_max: u64,
+    /// Age of the oldest request in flight, nanoseconds.
+    pub oldest_ns: u64,
+    /// Ages of all requests in flight.
+    pub ages: Bins,
+    /// Failures since the last success.
+    pub failures_in_a_row: u64,
+}
+
+/// The ring.
+#[derive(Debug, Clone, Default)]
+pub struct LocalWindow {
+    buckets: VecDeque<LocalBucket>,
+    now: LocalNow,
+    /// Buckets in a row without a completion while something was in flight.
+    stalled: u64,
+}
+
+impl LocalWindow {
+    /// Adds the bucket of the tick that just ended.
+    pub fn push(&mut self, bucket: LocalBucket, now: LocalNow) {
+        let idle = bucket.counts.done == 0 && now.in_flight > 0;
+        self.stalled = if idle { self.stalled + 1 } else { 0 };
+        self.buckets.push_back(bucket);
+        while self.buckets.len() > LOCAL_BUCKETS_MAX {
+            self.buckets.pop_front();
+        }
+        self.now = now;
+    }
+
+    /// What is true now.
+    #[must_use]
+    pub fn now(&self) -> &LocalNow {
+        &self.now
+    }
+
+    /// Buckets in a row without a completion while something was in flight.
+    #[must_use]
+    pub fn stalled_buckets(&self) -> u64 {
+        self.stalled
+    }
+
+    /// Counts of the last second, stretched back until `enough` is true or the ring ends.
+    #[must_use]
+    pub fn counts(&self, enough: impl Fn(&LocalCounts) -> bool) -> LocalCounts {
+        let mut sum = LocalCounts::default();
+        for (i, bucket) in self.buckets.iter().rev().enumerate() {
+            if i >= super::local_rules::WINDOW_BUCKETS && enough(&sum) {
+                break;
+            }
+            sum.merge(&bucket.counts);
+        }
+        sum
+    }
+
+    /// The `q` quantile of service time in seconds over at least `min_samples` if the ring has them, and
+    /// the number of samples. Requests in flight that are already older than it count as samples.
+    #[must_use]
+    pub fn quantile(&self, q: f64, min_samples: u64) -> (Option<f64>, u64) {
+        let mut sum = Bins::default();
+        for (i, bucket) in self.buckets.iter().rev().enumerate() {
+            if i >= super::local_rules::WINDOW_BUCKETS && sum.count() >= min_samples {
+                break;
+            }
+            sum.merge(&bucket.service);
+        }
+        (sum.quantile(q, &self.now.ages), sum.count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_bin_never_reads_lower_than_what_went_in(nanos in 0u64..900_000_000_000) {
+            let top = bin_top_s(bin_of(nanos));
+            prop_assert!(top + 1e-9 >= nanos as f64 / 1e9);
+            prop_assert!(top <= (nanos as f64 / 1e9).max(FIRST_BIN_S) * 1.07);
+        }
+    }
+
+    fn bucket(latencies_ms: &[u64]) -> LocalBucket {
+        let mut b = LocalBucket::default();
+        for ms in latencies_ms {
+            b.service.add(ms * 1_000_000);
+            b.counts.done += 1;
+        }
+        b
+    }
+
+    #[test]
+    fn the_window_stretches_back_for_samples() {
+        let mut window = LocalWindow::default();
+        for _ in 0..50 {
+            window.push(bucket(&[10]), LocalNow::default());
+        }
+        assert_eq!(window.counts(|c| c.done >= 5).done, 10, "one second is enough");
+        assert_eq!(window.counts(|c| c.done >= 30).done, 30);
+        assert_eq!(window.counts(|c| c.done >= 1_000).done, 50, "never more than there is");
+        assert_eq!(window.quantile(0.5, 20).1, 20);
+    }
+
+    #[test]
+    fn a_hang_shows_in_the_quantile() {
+        let mut window = LocalWindow::default();
+        let mut now = LocalNow { in_flight: 50, ..LocalNow::default() };
+        (0..50).for_each(|_| now.ages.add(3_000_000_000));
+        window.push(bucket(&[10; 50]), LocalNow::default());
+        let (calm, _) = window.quantile(0.95, 1);
+        window.push(bucket(&[]), now);
+        let (hung, _) = window.quantile(0.95, 1);
+        assert!(calm.unwrap() < 0.02 && hung.unwrap() >= 3.0, "{calm:?} {hung:?}");
+    }
+
+    #[test]
+    fn stalls_are_counted_in_buckets() {
+        let mut window = LocalWindow::default();
+        let busy = LocalNow { in_flight: 1, ..LocalNow::default() };
+        for want in 1..=3 {
+            window.push(bucket(&[]), busy.clone());
+            assert_eq!(window.stalled_buckets(), want);
+        }
+        window.push(bucket(&[1]), busy);
+        assert_eq!(window.stalled_buckets(), 0);
+    }
+}

@@ -1,0 +1,290 @@
+//! The local guards: which number each looks at, and the ones that are always on.
+//!
+//! A policy sets thresholds for the first group ([`LocalMetric::SETTABLE`]); the second group has fixed
+//! thresholds that no policy can switch off, because they are what makes an unwatched run safe.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::guard::{GuardSpec, Origin, Side, Thresholds};
+use super::local::LocalWindow;
+use super::reading::Answer;
+use crate::limits::TICK;
+
+/// Buckets of the ordinary local window: one second.
+pub const WINDOW_BUCKETS: usize = 10;
+
+/// Samples that a local ratio needs.
+pub const RATIO_SAMPLES_MIN: u64 = 20;
+
+/// What a local guard looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalMetric {
+    /// Requests without a usable answer or with 5xx, over all that ended.
+    ErrorRatio,
+    /// Answers whose status class is not the recorded one, over all that ended.
+    Unexpected,
+    /// Answers 5xx or 429, over all that ended.
+    Refused,
+    /// Failed connections over attempted ones.
+    ConnectFailures,
+    /// Time-outs over all that ended.
+    Timeouts,
+    /// 95th percentile of service time, seconds.
+    P95,
+    /// 99th percentile of service time, seconds.
+    P99,
+    /// Failures since the last success.
+    FailuresInARow,
+    /// Age of the oldest request in flight, seconds.
+    OldestInFlight,
+    /// Seconds without a completion while something is in flight.
+    Stalled,
+    /// Requests in flight over the most allowed.
+    InFlight,
+    /// Answers 401 or 403 that the recording did not have, over all that ended.
+    Blocked,
+}
+
+impl LocalMetric {
+    /// Those that a policy sets thresholds for.
+    pub const SETTABLE: [Self; 7] = [
+        Self::ErrorRatio,
+        Self::Unexpected,
+        Self::Refused,
+        Self::ConnectFailures,
+        Self::Timeouts,
+        Self::P95,
+        Self::P99,
+    ];
+
+    /// Those that are always on.
+    pub const ALWAYS: [Self; 5] =
+        [Self::FailuresInARow, Self::OldestInFlight, Self::Stalled, Self::InFlight, Self::Blocked];
+
+    /// Name in reports; for settable ones also the key in the policy.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ErrorRatio => "error_ratio",
+            Self::Unexpected => "unexpected",
+            Self::Refused => "refused",
+            Self::ConnectFailures => "connect_failures",
+            Self::Timeouts => "timeouts",
+            Self::P95 => "p95",
+            Self::P99 => "p99",
+            Self::FailuresInARow => "failures_in_a_row",
+            Self::OldestInFlight => "oldest_in_flight",
+            Self::Stalled => "stalled",
+            Self::InFlight => "in_flight",
+            Self::Blocked => "blocked",
+        }
+    }
+
+    /// Whether thresholds are seconds (otherwise ratios or counts).
+    #[must_use]
+    pub fn is_latency(self) -> bool {
+        matches!(self, Self::P95 | Self::P99)
+    }
+
+    /// The quantile, for latency guards.
+    #[must_use]
+    pub fn quantile(self) -> Option<f64> {
+        match self {
+            Self::P95 => Some(0.95),
+            Self::P99 => Some(0.99),
+            _ => None,
+        }
+    }
+
+    /// Unit for people.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::P95 | Self::P99 | Self::OldestInFlight | Self::Stalled => "seconds",
+            Self::FailuresInARow => "requests",
+            Self::ErrorRatio
+            | Self::Unexpected
+            | Self::Refused
+            | Self::ConnectFailures
+            | Self::Timeouts
+            | Self::InFlight
+            | Self::Blocked => "ratio",
+        }
+    }
+
+    /// Samples needed: 5/(1-q) for a quantile, [`RATIO_SAMPLES_MIN`] for a ratio, none for the rest.
+    #[must_use]
+    pub fn min_samples(self) -> u64 {
+        match self {
+            Self::P95 => 100,
+            Self::P99 => 500,
+            Self::ErrorRatio | Self::Unexpected | Self::Refused | Self::Timeouts | Self::Blocked => {
+                RATIO_SAMPLES_MIN
+            }
+            Self::ConnectFailures => 5,
+            Self::FailuresInARow | Self::OldestInFlight | Self::Stalled | Self::InFlight => 0,
+        }
+    }
+
+    /// The guard's value now.
+    #[must_use]
+    pub fn answer(self, window: &LocalWindow) -> Answer {
+        let min = self.min_samples();
+        let ratio = |part: fn(&super::local::LocalCounts) -> u64, of: fn(&super::local::LocalCounts) -> u64| {
+            let counts = window.counts(|c| of(c) >= min);
+            let samples = of(&counts);
+            let value = if samples == 0 { 0.0 } else { part(&counts) as f64 / samples as f64 };
+            Answer::Value { value, samples }
+        };
+        let plain = |value: f64| Answer::Value { value, samples: u64::MAX };
+        match self {
+            Self::ErrorRatio => ratio(|c| c.errors + c.timeouts + c.refused, |c| c.done),
+            Self::Unexpected => ratio(|c| c.unexpected, |c| c.done),
+            Self::Refused => ratio(|c| c.refused, |c| c.done),
+            Self::Timeouts => ratio(|c| c.timeouts, |c| c.done),
+            Self::Blocked => ratio(|c| c.blocked, |c| c.done),
+            Self::ConnectFailures => ratio(|c| c.connect_failures, |c| c.connects),
+            Self::P95 | Self::P99 => {
+                let (value, samples) = window.quantile(self.quantile().unwrap_or(1.0), min);
+                Answer::Value { value: value.unwrap_or(0.0), samples }
+            }
+            Self::FailuresInARow => plain(window.now().failures_in_a_row as f64),
+            Self::OldestInFlight => plain(window.now().oldest_ns as f64 / 1e9),
+            Self::Stalled => plain(window.stalled_buckets() as f64 * TICK.as_secs_f64()),
+            Self::InFlight => {
+                let now = window.now();
+                plain(if now.in_flight_max == 0 { 1.0 } else { now.in_flight as f64 / now.in_flight_max as f64 })
+            }
+        }
+    }
+
+    /// Fixed thresholds of the guards that are always on; `timeout` is the request time-out.
+    ///
+    /// Five failures in a row back off and twenty abort; a second without any completion while requests
+    /// are in flight backs off; so does a request older than nine tenths of its time-out; a surge of
+    /// 401/403 that the recording did not have means that somebody blocks us, which ends the run.
+    #[must_use]
+    pub fn fixed(self, timeout: Duration) -> Option<Thresholds> {
+        let above = |hold, back_off: Option<f64>, abort| Thresholds {
+            side: Side::Above,
+            hold,
+            back_off,
+            abort,
+            clear: back_off.or(hold).or(abort).unwrap_or(0.0) * 0.8,
+        };
+        match self {
+            Self::FailuresInARow => Some(above(None, Some(4.5), Some(19.5))),
+            Self::OldestInFlight => Some(above(None, Some(timeout.as_secs_f64() * 0.9), None)),
+            Self::Stalled => Some(above(None, Some(0.95), None)),
+            Self::InFlight => Some(above(Some(0.9), None, None)),
+            Self::Blocked => Some(above(None, None, Some(0.5))),
+            Self::ErrorRatio
+            | Self::Unexpected
+            | Self::Refused
+            | Self::ConnectFailures
+            | Self::Timeouts
+            | Self::P95
+            | Self::P99 => None,
+        }
+    }
+
+    /// The full guard with these thresholds.
+    ///
+    /// Local guards are always required and count as user harm. Being neutral forbids growth only for the
+    /// error ratio: a probe of a few requests a second can fill that window but not one of 500 samples.
+    #[must_use]
+    pub fn spec(self, thresholds: Thresholds, clear_for: Duration) -> GuardSpec {
+        GuardSpec {
+            name: format!("local {}", self.name()),
+            origin: Origin::Local,
+            unit: self.unit().to_owned(),
+            thresholds,
+            required: true,
+            harm: true,
+            min_samples: self.min_samples(),
+            need_traffic: false,
+            neutral_blocks: self == Self::ErrorRatio,
+            confirm: 1,
+            confirm_of: 1,
+            max_age: TICK * 5,
+            clear_for,
+            lag: TICK * (WINDOW_BUCKETS as u32 + 2),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::govern::local::{LocalBucket, LocalNow};
+    use crate::govern::reading::Reading;
+
+    fn read(metric: LocalMetric, bucket: LocalBucket, now: LocalNow) -> Reading {
+        let mut window = LocalWindow::default();
+        window.push(bucket, now);
+        let fixed = metric.fixed(Duration::from_secs(10));
+        let ratio = Thresholds {
+            side: Side::Above,
+            hold: None,
+            back_off: Some(0.05),
+            abort: Some(0.3),
+            clear: 0.04,
+        };
+        metric.spec(fixed.unwrap_or(ratio), Duration::ZERO).read(metric.answer(&window))
+    }
+
+    #[test]
+    fn each_metric_reads_its_own_counter() {
+        let counts = |f: fn(&mut LocalBucket)| {
+            let mut b = LocalBucket::default();
+            b.counts.done = 100;
+            b.counts.connects = 100;
+            f(&mut b);
+            b
+        };
+        let now = LocalNow::default;
+        let half = [
+            (LocalMetric::ErrorRatio, counts(|b| b.counts.errors = 50)),
+            (LocalMetric::ErrorRatio, counts(|b| b.counts.refused = 50)),
+            (LocalMetric::Unexpected, counts(|b| b.counts.unexpected = 50)),
+            (LocalMetric::Refused, counts(|b| b.counts.refused = 50)),
+            (LocalMetric::Timeouts, counts(|b| b.counts.timeouts = 50)),
+            (LocalMetric::ConnectFailures, counts(|b| b.counts.connect_failures = 50)),
+        ];
+        for (metric, bucket) in half {
+            assert_eq!(read(metric, bucket, now()), Reading::Abort(0.5), "{metric:?}");
+            assert_eq!(read(metric, counts(|_| ()), now()), Reading::Good(0.0), "{metric:?}");
+        }
+    }
+
+    #[test]
+    fn few_samples_are_neutral_not_healthy() {
+        let mut bucket = LocalBucket::default();
+        bucket.counts.done = RATIO_SAMPLES_MIN - 1;
+        bucket.counts.errors = RATIO_SAMPLES_MIN - 1;
+        assert_eq!(read(LocalMetric::ErrorRatio, bucket, LocalNow::default()), Reading::Neutral);
+        assert_eq!(read(LocalMetric::P99, LocalBucket::default(), LocalNow::default()), Reading::Neutral);
+    }
+
+    #[test]
+    fn the_guards_that_are_always_on_have_fixed_thresholds() {
+        #[rustfmt::skip]
+        let table = [
+            (LocalMetric::FailuresInARow, LocalNow { failures_in_a_row: 4, ..LocalNow::default() }, Reading::Good(4.0)),
+            (LocalMetric::FailuresInARow, LocalNow { failures_in_a_row: 5, ..LocalNow::default() }, Reading::BackOff(5.0)),
+            (LocalMetric::FailuresInARow, LocalNow { failures_in_a_row: 20, ..LocalNow::default() }, Reading::Abort(20.0)),
+            (LocalMetric::OldestInFlight, LocalNow { oldest_ns: 9_500_000_000, ..LocalNow::default() }, Reading::BackOff(9.5)),
+            (LocalMetric::InFlight, LocalNow { in_flight: 95, in_flight_max: 100, ..LocalNow::default() }, Reading::Hold(0.95)),
+            (LocalMetric::InFlight, LocalNow::default(), Reading::Hold(1.0)),
+        ];
+        for (metric, now, want) in table {
+            assert_eq!(read(metric, LocalBucket::default(), now.clone()), want, "{metric:?} {now:?}");
+        }
+        for metric in LocalMetric::ALWAYS {
+            assert!(metric.fixed(Duration::from_secs(1)).is_some(), "{metric:?}");
+        }
+    }
+}

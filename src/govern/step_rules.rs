@@ -1,0 +1,444 @@
+//! The rules of the governor, highest priority first. Each says whether it acted.
+//!
+//! Numbers in the comments are those of `docs/GOVERNOR.md`, section "Priority".
+
+use std::time::Duration;
+
+use super::guard::{Level, Origin};
+use super::inputs::Operator;
+use super::settings::{ACHIEVED_MIN, CUT_SETTLE, RECOVER_CAP};
+use super::state::{Cause, HeldFrom, Phase, Terminal};
+use super::step::{Change, Effect};
+use crate::limits::{CLOCK_JUMP_ABORT, TICK_LATE_ABORT, WORKER_SILENT_ABORT, WORKER_SILENT_HOLD};
+use crate::units::{Rate, Share};
+
+/// Whether every guard that matters for growth is good (or neutral where that is no obstacle).
+pub(super) fn all_good(c: &Change) -> bool {
+    let fine = |(i, view): (usize, &super::guard::View)| match view.level {
+        Level::Good => true,
+        Level::Neutral => !c.settings.guards.get(i).is_some_and(|g| g.required && g.neutral_blocks),
+        Level::NoData => !c.settings.guards.get(i).is_some_and(|g| g.required),
+        Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
+    };
+    // A missing view is missing information: never good.
+    c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(fine)
+}
+
+/// Whether every guard allows a start: good or neutral (an idle night must not mean "never").
+fn all_startable(c: &Change) -> bool {
+    let fine = |(i, view): (usize, &super::guard::View)| match view.level {
+        Level::Good | Level::Neutral => true,
+        Level::NoData => !c.settings.guards.get(i).is_some_and(|g| g.required),
+        Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
+    };
+    c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(fine)
+}
+
+/// Whether every guard has been clean for its own `clear_for`. Neutral guards that do not block count.
+fn all_clean(c: &Change) -> bool {
+    let clean = |(i, view): (usize, &super::guard::View)| {
+        let Some(spec) = c.settings.guards.get(i) else { return false };
+        let long = Duration::from_millis(view.clean_ms) >= spec.clear_for;
+        match view.level {
+            Level::Good => long,
+            Level::Neutral => long || !(spec.required && spec.neutral_blocks),
+            Level::NoData => !spec.required,
+            Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
+        }
+    };
+    let calm = c.now() >= c.inputs.quiet_until && !c.inputs.lag_bad;
+    calm && c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(clean)
+}
+
+fn first(c: &Change, level: Level) -> Option<usize> {
+    c.inputs.guards.iter().position(|v| v.level == level)
+}
+
+/// Rule 1: latch, signals, kill file, late ticks, clock jumps, silent workers. Everywhere.
+pub(super) fn stop(c: &mut Change) -> bool {
+    let ms = |d: Duration| d.as_millis() as u64;
+    let cause = if let Some(stop) = c.inputs.stop {
+        Cause::Stop(stop)
+    } else if c.inputs.tick_late_ms > ms(TICK_LATE_ABORT) {
+        Cause::TickLate
+    } else if c.inputs.clock_jump_ms > ms(CLOCK_JUMP_ABORT) {
+        Cause::ClockJump
+    } else if c.inputs.worker_silent_ms > ms(WORKER_SILENT_ABORT) {
+        Cause::WorkerSilent
+    } else {
+        return false;
+    };
+    if c.state.phase == Phase::Aborting {
+        return false;
+    }
+    c.abort(cause);
+    true
+}
+
+/// Rule 2: an abort reading or a guard that is wrong. Everywhere but while aborting.
+pub(super) fn guard_abort(c: &mut Change) -> bool {
+    if c.state.phase == Phase::Aborting {
+        return false;
+    }
+    let fault = first(c, Level::Fault).map(Cause::GuardFault);
+    let Some(cause) = first(c, Level::Abort).map(Cause::GuardAbort).or(fault) else { return false };
+    c.abort(cause);
+    true
+}
+
+/// Rule 3: the plan has ended. Sending states and pauses.
+pub(super) fn finish(c: &mut Change) -> bool {
+    let over = c.inputs.finish.is_some() && (c.state.phase.is_sending() || c.state.phase == Phase::Paused);
+    if over {
+        c.state.share = Share::ZERO;
+        c.effects.push(Effect::StopSending);
+        c.enter(Phase::Draining);
+    }
+    over
+}
+
+/// Rule 4: a required guard has no data. Sending states.
+pub(super) fn no_data(c: &mut Change) -> bool {
+    if !c.state.phase.is_sending() {
+        return false;
+    }
+    let blind = |c: &Change, harm: bool| {
+        c.inputs.guards.iter().enumerate().position(|(i, v)| {
+            let spec = &c.settings.guards.get(i);
+            v.level == Level::NoData && spec.is_some_and(|s| s.required && (s.harm || !harm))
+        })
+    };
+    let too_long = c.inputs.guards.iter().enumerate().position(|(i, v)| {
+        let required = c.settings.guards.get(i).is_some_and(|s| s.required);
+        required && Duration::from_millis(v.no_data_ms) >= c.settings.no_data_abort
+    });
+    if let Some(guard) = too_long {
+        c.abort(Cause::GuardNoData(guard));
+        return true;
+    }
+    if blind(c, false).is_none() {
+        return false;
+    }
+    match c.state.phase {
+        // Nothing to cut at the probe rate and nothing to freeze: growth is barred anyway, time decides.
+        Phase::Probe | Phase::BackOff => false,
+        Phase::Hold(_) if c.state.share <= c.settings.probe_share => false,
+        // A breach elsewhere is worse than blindness here.
+        _ if first(c, Level::BackOff).is_some() => false,
+        _ => match blind(c, true) {
+            Some(guard) if c.state.share > c.settings.probe_share => {
+                cut(c, Some(guard), true);
+                true
+            }
+            _ => hold_now(c),
+        },
+    }
+}
+
+/// Rule 5 and 6: a confirmed breach, or the target asking for quiet.
+pub(super) fn back_off(c: &mut Change) -> bool {
+    let breach = first(c, Level::BackOff);
+    let quiet = c.now() < c.inputs.quiet_until;
+    match c.state.phase {
+        Phase::Probe => {
+            let Some(guard) = breach else { return false };
+            c.abort(Cause::ProbeBreach(guard));
+            true
+        }
+        Phase::Ramp | Phase::Measure | Phase::Hold(_) | Phase::Recover => {
+            if breach.is_none() && !quiet {
+                return false;
+            }
+            cut(c, breach, true);
+            true
+        }
+        Phase::BackOff => cut_again(c),
+        Phase::Preflight
+        | Phase::Baseline
+        | Phase::Paused
+        | Phase::Draining
+        | Phase::Aftercare
+        | Phase::Aborting
+        | Phase::Done => false,
+    }
+}
+
+/// Inside back-off: a local breach judged after its own lag, or any guard 20 % worse than at the cut,
+/// cuts again; a slow guard that is merely still high does not.
+fn cut_again(c: &mut Change) -> bool {
+    let since_cut = c.now().since(c.state.cut_at);
+    if since_cut < CUT_SETTLE {
+        return false;
+    }
+    let again = c.inputs.guards.iter().enumerate().position(|(i, view)| {
+        let Some(spec) = c.settings.guards.get(i) else { return true };
+        let local = spec.origin == Origin::Local && view.level == Level::BackOff && since_cut > spec.lag;
+        let before = c.state.cut_values.get(i).copied().flatten();
+        let worse = match (view.reading.value(), before) {
+            (Some(v), Some(b)) => view.level == Level::BackOff && spec.thresholds.is_worse(v, b),
+            (Some(_) | None, _) => false,
+        };
+        local || worse
+    });
+    let Some(guard) = again else { return false };
+    cut(c, Some(guard), false);
+    true
+}
+
+/// Halves what was achieved. `entry` enters back-off and counts; otherwise it is a further cut inside.
+fn cut(c: &mut Change, guard: Option<usize>, entry: bool) {
+    let from = c.state.share;
+    let achieved = achieved_share(c);
+    let to = achieved.halved();
+    note_broken(c);
+    c.state.cuts = c.state.cuts.saturating_add(1);
+    c.state.cut_at = c.now();
+    c.state.cut_values = c.inputs.guards.iter().map(|v| v.reading.value()).collect();
+    c.state.capped = true;
+    if entry {
+        c.state.entries.push(c.now());
+    }
+    let close = match c.state.entries.as_slice() {
+        [.., a, b] => b.since(*a) < c.settings.backoff_window,
+        _ => false,
+    };
+    let many = c.state.entries.len() > c.settings.max_backoffs as usize;
+    if entry && (many || close) {
+        c.abort(Cause::TooManyBackOffs);
+    } else if to < c.settings.floor {
+        c.abort(Cause::BelowFloor);
+    } else {
+        c.state.share = to;
+        c.effects.push(Effect::Cut { from, to, guard });
+        if entry {
+            c.enter(Phase::BackOff);
+        }
+    }
+}
+
+/// The share that was really sent in the last second: never above the share allowed.
+fn achieved_share(c: &Change) -> Share {
+    let (sent, offered) = (c.inputs.sent_1s, c.inputs.offered_1s);
+    if offered == 0 || sent >= offered {
+        return c.state.share;
+    }
+    Share::from_f64(c.state.share.as_f64() * sent as f64 / offered as f64)
+}
+
+fn note_broken(c: &mut Change) {
+    let now = c.inputs.achieved_max;
+    let broken = c.state.broken.map_or(now, |b| b.min(now));
+    c.state.broken = Some(broken);
+    c.state.share_cap = c.state.share_cap.min(recover_cap(broken, c.settings.target));
+}
+
+fn recover_cap(broken: Rate, target: Rate) -> Share {
+    if target == Rate::ZERO {
+        return Share::ZERO;
+    }
+    Share::from_f64(RECOVER_CAP * broken.mrps as f64 / target.mrps as f64)
+}
+
+/// Rule 7: a hold reading, our own lateness, a worker that is slow to answer.
+pub(super) fn hold(c: &mut Change) -> bool {
+    let slow = c.inputs.worker_silent_ms > WORKER_SILENT_HOLD.as_millis() as u64;
+    if first(c, Level::Hold).is_none() && !c.inputs.lag_bad && !slow {
+        return false;
+    }
+    hold_now(c)
+}
+
+fn hold_now(c: &mut Change) -> bool {
+    let from = match c.state.phase {
+        Phase::Ramp => HeldFrom::Ramp,
+        Phase::Measure => HeldFrom::Measure,
+        Phase::Recover => HeldFrom::Recover,
+        Phase::Preflight
+        | Phase::Baseline
+        | Phase::Probe
+        | Phase::Hold(_)
+        | Phase::BackOff
+        | Phase::Paused
+        | Phase::Draining
+        | Phase::Aftercare
+        | Phase::Aborting
+        | Phase::Done => return false,
+    };
+    c.enter(Phase::Hold(from));
+    true
+}
+
+/// A person's word. Below every safety rule, above growth.
+pub(super) fn operator(c: &mut Change) -> bool {
+    match (c.inputs.operator, c.state.phase) {
+        (Some(Operator::Pause), phase) if phase.is_sending() => {
+            c.state.share = Share::ZERO;
+            c.state.capped = true;
+            c.enter(Phase::Paused);
+            true
+        }
+        (Some(Operator::Resume), Phase::Paused) => {
+            c.state.resuming = true;
+            c.enter(Phase::Preflight);
+            true
+        }
+        (Some(Operator::Pause | Operator::Resume) | None, _) => false,
+    }
+}
+
+/// Rule 8 and the ordinary edges of each phase.
+pub(super) fn progress(c: &mut Change) {
+    let in_phase = c.now().since(c.state.entered);
+    match c.state.phase {
+        Phase::Preflight => preflight(c, in_phase),
+        Phase::Baseline => leave_baseline(c),
+        Phase::Probe => probe(c, in_phase),
+        Phase::Ramp => ramp(c),
+        Phase::Hold(from) => leave_hold(c, from, in_phase),
+        Phase::BackOff => leave_back_off(c),
+        Phase::Recover => recover(c),
+        Phase::Draining if c.inputs.in_flight == 0 || in_phase >= c.settings.drain_timeout => {
+            c.enter(Phase::Aftercare);
+        }
+        Phase::Aftercare => {
+            let done = if c.state.capped { Terminal::CompletedCapped } else { Terminal::Completed };
+            finish_with(c, done);
+        }
+        Phase::Aborting if c.inputs.in_flight == 0 || in_phase >= c.settings.abort_grace => {
+            let cause = Cause::Stop(super::latch::StopCause::Governor);
+            let terminal = c.state.terminal.unwrap_or(Terminal::Aborted(cause));
+            finish_with(c, terminal);
+        }
+        Phase::Measure | Phase::Draining | Phase::Aborting | Phase::Paused | Phase::Done => {}
+    }
+}
+
+fn finish_with(c: &mut Change, terminal: Terminal) {
+    c.state.terminal = Some(terminal);
+    c.enter(Phase::Done);
+    c.effects.push(Effect::Finished(terminal));
+}
+
+fn preflight(c: &mut Change, in_phase: Duration) {
+    if !all_startable(c) {
+        c.begin_step();
+    }
+    if c.now().since(c.state.step_began) >= c.settings.preflight_clean && all_startable(c) {
+        c.enter(Phase::Baseline);
+    } else if in_phase >= c.settings.preflight_max {
+        c.abort(Cause::PreflightTimeout);
+    }
+}
+
+/// No baselines are enforced by this version, so the baseline phase is left at once.
+fn leave_baseline(c: &mut Change) {
+    if c.state.resuming {
+        c.state.resuming = false;
+        c.state.share = c.settings.probe_share.min(c.state.share_cap);
+        c.enter(Phase::Recover);
+    } else if c.settings.lead_in {
+        c.state.share = c.settings.probe_share.min(c.state.share_cap);
+        c.state.sent_anything = true;
+        c.effects.push(Effect::StartLeadIn);
+        c.enter(Phase::Probe);
+    } else {
+        start_measure(c);
+    }
+}
+
+fn start_measure(c: &mut Change) {
+    c.state.share = c.state.share_cap;
+    c.state.sent_anything = true;
+    c.state.measuring = true;
+    c.effects.push(Effect::StartMeasure);
+    c.enter(Phase::Measure);
+}
+
+/// Whether enough of what the plan offered since the step began was really sent.
+fn achieved(c: &Change) -> bool {
+    let sent = c.inputs.sent.saturating_sub(c.state.step_counts.0);
+    let offered = c.inputs.offered.saturating_sub(c.state.step_counts.1);
+    offered > 0 && sent as f64 >= ACHIEVED_MIN * offered as f64
+}
+
+fn probe(c: &mut Change, in_phase: Duration) {
+    // The lag must pass with guards good *after* the first requests could be seen.
+    let seen = in_phase >= c.settings.lag;
+    if seen && all_good(c) && achieved(c) {
+        c.enter(Phase::Ramp);
+        grow(c, c.settings.step);
+    } else if in_phase >= c.settings.probe_max {
+        c.abort(Cause::ProbeUnproven);
+    }
+}
+
+fn grow(c: &mut Change, step: Share) {
+    let from = c.state.share;
+    let to = from.grown(step, c.state.share_cap);
+    c.state.share = to;
+    c.begin_step();
+    c.effects.push(Effect::Grown { from, to });
+}
+
+/// Whether a whole step has passed; begins it again when it was not clean or proved nothing.
+fn step_proved(c: &mut Change) -> bool {
+    if c.now().since(c.state.step_began) < c.settings.step_hold {
+        return false;
+    }
+    let proved = c.state.step_clean && achieved(c);
+    if !proved {
+        c.begin_step();
+    }
+    proved
+}
+
+fn ramp(c: &mut Change) {
+    if !step_proved(c) {
+        return;
+    }
+    if c.state.share >= c.state.share_cap { start_measure(c) } else { grow(c, c.settings.step) }
+}
+
+fn recover(c: &mut Change) {
+    let at_cap = c.state.share >= c.state.share_cap;
+    if at_cap {
+        c.state.share = c.state.share_cap;
+        let to = if c.state.measuring { Phase::Measure } else { Phase::Ramp };
+        c.enter(to);
+    } else if step_proved(c) {
+        grow(c, c.settings.step.halved());
+    }
+}
+
+fn leave_hold(c: &mut Change, from: HeldFrom, in_phase: Duration) {
+    if all_clean(c) {
+        let to = match from {
+            HeldFrom::Ramp => Phase::Ramp,
+            HeldFrom::Measure => Phase::Measure,
+            HeldFrom::Recover => Phase::Recover,
+        };
+        c.enter(to);
+    } else if in_phase >= c.settings.hold_max {
+        cut(c, None, true);
+    }
+}
+
+fn leave_back_off(c: &mut Change) {
+    let since_cut = c.now().since(c.state.cut_at);
+    if since_cut < c.settings.cooldown.max(c.settings.lag) {
+        return;
+    }
+    let bad = |v: &super::guard::View| {
+        matches!(v.level, Level::Hold | Level::BackOff | Level::Suspect | Level::NoData)
+    };
+    let still = c.inputs.guards.iter().enumerate().position(|(i, v)| {
+        bad(v) && (v.level != Level::NoData || c.settings.guards.get(i).is_some_and(|g| g.required))
+    });
+    if all_clean(c) {
+        c.enter(Phase::Recover);
+    } else if still.is_some() {
+        cut(c, still, false);
+    } else if c.now().since(c.state.entered) >= c.settings.cooldown + c.settings.hold_max {
+        c.abort(Cause::NeverRecovered);
+    }
+}

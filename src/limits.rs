@@ -1,0 +1,228 @@
+//! Every hard ceiling of the program, with its unit and its reason, in one place.
+//!
+//! A limit here is not a setting: a policy may ask for less, never for more. Whoever changes one should
+//! be able to say what breaks on either side of it.
+
+use std::time::Duration;
+
+// --- Rates and budgets -------------------------------------------------------------------------
+
+/// Highest scale, in thousandths (1000x): past that a trace is a seed for noise, not a shape.
+pub const SCALE_MAX_MILLI: u64 = 1_000_000;
+
+/// Highest request rate a policy may allow, requests per second, for the whole process.
+pub const RATE_MAX_RPS: u64 = 1_000_000;
+
+/// Highest number of requests in flight a policy may allow: one socket each, far below the port range.
+pub const IN_FLIGHT_MAX: u64 = 50_000;
+
+/// Smallest depth of the bucket, in requests: measured, 5 ms of rate shed 12-65 % of ordinary bursts.
+pub const BURST_MIN_REQUESTS: u64 = 16;
+
+/// Depth of the bucket as time at the current rate. See [`BURST_MIN_REQUESTS`].
+pub const BURST_TIME: Duration = Duration::from_millis(100);
+
+// --- Governor ----------------------------------------------------------------------------------
+
+/// Time between two looks of the governor.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// Life of a grant: a dead governor means rate zero within this time.
+pub const GRANT_TTL: Duration = Duration::from_millis(500);
+
+/// A tick this late means the host stalled; nobody was watching, so the run is over.
+pub const TICK_LATE_ABORT: Duration = Duration::from_secs(2);
+
+/// Wall clock against monotonic clock: a jump this large ends the run (windows, stamps, guards are off).
+pub const CLOCK_JUMP_ABORT: Duration = Duration::from_secs(2);
+
+/// A worker silent this long: hold.
+pub const WORKER_SILENT_HOLD: Duration = Duration::from_millis(500);
+
+/// A worker silent this long: abort.
+pub const WORKER_SILENT_ABORT: Duration = Duration::from_secs(2);
+
+/// Longest time a permit may lie between gate and first byte.
+pub const PERMIT_TTL: Duration = Duration::from_millis(100);
+
+/// Most guards in one policy: each is a query stream against Prometheus.
+pub const GUARDS_MAX: usize = 32;
+
+/// Spins of a seqlock reader before it gives up and refuses (fail closed, never wait on the governor).
+pub const SEQLOCK_SPINS_MAX: u32 = 1_000;
+
+/// Width of one bucket of the local window.
+pub const LOCAL_BUCKET: Duration = Duration::from_millis(100);
+
+/// Longest look-back of a local guard, in buckets (30 s): older evidence is about another moment.
+pub const LOCAL_BUCKETS_MAX: usize = 300;
+
+const _: () = assert!(GRANT_TTL.as_millis() >= 3 * TICK.as_millis());
+const _: () = assert!(PERMIT_TTL.as_millis() < GRANT_TTL.as_millis());
+const _: () = assert!(WORKER_SILENT_HOLD.as_millis() < WORKER_SILENT_ABORT.as_millis());
+
+// --- Wire --------------------------------------------------------------------------------------
+
+/// Longest request or response head we parse: nginx and HAProxy refuse above 32 KiB by default.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most header lines in one head.
+pub const HEADERS_MAX: usize = 256;
+
+/// Longest chunk-size line, extensions included.
+pub const CHUNK_LINE_MAX: usize = 4 * 1024;
+
+// --- Capture -----------------------------------------------------------------------------------
+
+/// Out-of-order bytes held for one direction of one connection before a gap is declared.
+pub const REASSEMBLY_BYTES_MAX: usize = 1024 * 1024;
+
+/// Segments held out of order for one direction.
+pub const REASSEMBLY_SEGMENTS_MAX: usize = 1_024;
+
+/// Capture time a hole may stay open before a gap is declared: far above any retransmission.
+pub const GAP_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Connections tracked at once; the longest idle is closed to make room, and counted.
+pub const FLOWS_MAX: usize = 200_000;
+
+/// Idle time after which a connection is taken as ended.
+pub const FLOW_IDLE_MAX: Duration = Duration::from_secs(600);
+
+/// Requests waiting for their responses on one connection (pipelining).
+pub const PIPELINE_MAX: usize = 256;
+
+/// Longest frame taken from a capture file: TSO frames reach 64 KiB, BIG TCP more.
+pub const FRAME_BYTES_MAX: usize = 512 * 1024;
+
+/// Longest log line.
+pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Events held back to put them into time order.
+pub const REORDER_EVENTS_MAX: usize = 1_000_000;
+
+/// Connections inferred for one access-log session: what browsers open to one host over HTTP/1.1.
+pub const LOG_CONNECTIONS_MAX: u16 = 6;
+
+/// Idle time that ends an inferred session of an access log.
+pub const LOG_SESSION_IDLE: Duration = Duration::from_secs(300);
+
+/// Assumed busy time of a log request without a duration, used only to choose a connection.
+pub const LOG_BUSY_ASSUMED: Duration = Duration::from_millis(100);
+
+/// Sessions an access log may hold open at once.
+pub const LOG_SESSIONS_MAX: usize = 1_000_000;
+
+// --- Trace -------------------------------------------------------------------------------------
+
+/// Events in one block.
+pub const BLOCK_EVENTS_MAX: usize = 8_192;
+
+/// Bytes of one block before compression, checked before anything is allocated.
+pub const BLOCK_RAW_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Raw bytes at which a writer closes a block, well below [`BLOCK_RAW_BYTES_MAX`].
+pub const BLOCK_RAW_BYTES_TARGET: usize = 4 * 1024 * 1024;
+
+/// Bytes of one block as stored.
+pub const BLOCK_STORED_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Bytes of a trace's header facts.
+pub const TRACE_META_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a trace's end section (index and ledger).
+pub const TRACE_END_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(BLOCK_RAW_BYTES_TARGET + HEAD_BYTES_MAX * 2 < BLOCK_RAW_BYTES_MAX);
+
+// --- Plan --------------------------------------------------------------------------------------
+
+/// Largest start jitter of a clone.
+pub const CLONE_JITTER_MAX: Duration = Duration::from_secs(10);
+
+/// Plan read ahead of its time: bounds memory and the cost of a stop.
+pub const HORIZON: Duration = Duration::from_secs(2);
+
+/// Departures a plan may hold to merge clones in time order.
+pub const PLAN_AHEAD_MAX: usize = 2_000_000;
+
+/// Requests of the sample that the stationary plan draws sessions from.
+pub const STATIONARY_REQUESTS_MAX: usize = 200_000;
+
+/// Longest session kept in that sample; longer ones are cut, which a steady rate does not notice.
+pub const STATIONARY_SESSION_MAX: Duration = Duration::from_secs(120);
+
+/// A thinned session may come back at any request after this time.
+pub const THINNED_RETURN_AFTER: Duration = Duration::from_secs(60);
+
+/// Longest plan, in seconds of run time (a week): the per-second curve stays small.
+pub const PLAN_SECONDS_MAX: u64 = 7 * 86_400;
+
+// --- Engine ------------------------------------------------------------------------------------
+
+/// Pacing quantum by default: departures due within it go out in one wake-up.
+pub const PACING_QUANTUM: Duration = Duration::from_micros(250);
+
+/// Lateness of ours beyond which a departure is shed: it would be another moment's traffic.
+pub const TOO_LATE: Duration = Duration::from_millis(500);
+
+/// Default longest wait for the previous answer on the same HTTP/1.1 connection.
+pub const SESSION_BLOCKED_MAX: Duration = Duration::from_secs(1);
+
+/// Requests that may wait for one connection.
+pub const LANE_QUEUE_MAX: usize = 64;
+
+/// Default total time of a request, from first byte written to last byte read.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Default time to connect, TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Largest answer read from the target; the rest is cut and counted.
+pub const RESPONSE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Time that in-flight requests get after an abort.
+pub const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+/// Time that in-flight requests get after the last departure.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Batches in the channel between feeder and worker.
+pub const FEED_BATCHES_MAX: usize = 64;
+
+/// Departures in one batch.
+pub const FEED_BATCH_MAX: usize = 1_024;
+
+/// Journal lines waiting for the disk; a full queue ends the run (an unrecorded run proves nothing).
+pub const JOURNAL_QUEUE_MAX: usize = 4_096;
+
+/// Longest life of a DNS answer (getaddrinfo does not tell us the TTL).
+pub const DNS_LIFE: Duration = Duration::from_secs(30);
+
+/// Most worker threads.
+pub const WORKERS_MAX: usize = 64;
+
+/// Lanes (connections) one worker keeps.
+pub const LANES_MAX: usize = 60_000;
+
+// --- Watch -------------------------------------------------------------------------------------
+
+/// Largest answer taken from Prometheus or a scraped page.
+pub const WATCH_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Total time of one guard query, connect included.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Prometheus's clock against ours: beyond this the reading is unusable.
+pub const SKEW_NO_DATA: Duration = Duration::from_secs(30);
+
+/// Most series in one answer: a guard needs one.
+pub const SERIES_MAX: usize = 1_000;
+
+// --- Policy ------------------------------------------------------------------------------------
+
+/// Bytes of a policy file.
+pub const POLICY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Route patterns in a policy.
+pub const ROUTES_MAX: usize = 1_000;
