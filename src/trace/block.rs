@@ -1,0 +1,220 @@
+//! A block: events to columns and back. Self-contained, with its own dictionary.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::codec::{BlockRecord, HeaderRecord, ShapeRecord, ValueRecord};
+use super::event::{ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
+use super::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme, SharedShape};
+use crate::units::TraceTime;
+use crate::wire::head::Version;
+
+const OPEN: u8 = 0;
+const REQUEST: u8 = 1;
+const CLOSE: u8 = 2;
+
+/// Collects events into columns.
+#[derive(Debug, Default)]
+pub(super) struct BlockBuilder {
+    record: BlockRecord,
+    strings: BTreeMap<Vec<u8>, u32>,
+    shapes: BTreeMap<ShapeRecord, u32>,
+    sessions: BTreeMap<SessionRef, u32>,
+    last_ns: u64,
+    weight: usize,
+}
+
+impl BlockBuilder {
+    pub(super) fn len(&self) -> usize {
+        self.record.kinds.len()
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.record.shape.len()
+    }
+
+    /// Bytes before compression, roughly, never much below the truth.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    pub(super) fn first_ns(&self) -> u64 {
+        self.record.first_ns
+    }
+
+    pub(super) fn last_ns(&self) -> u64 {
+        self.last_ns
+    }
+
+    pub(super) fn take(&mut self) -> BlockRecord {
+        std::mem::take(self).record
+    }
+
+    /// Adds an event; the caller keeps time order.
+    pub(super) fn push(&mut self, event: &TraceEvent) {
+        if self.record.kinds.is_empty() {
+            self.record.first_ns = event.at.0;
+            self.last_ns = event.at.0;
+        }
+        self.record.deltas_ns.push(event.at.0 - self.last_ns);
+        self.last_ns = event.at.0;
+        let session = self.session(event.session);
+        self.record.sessions.push(session);
+        self.record.connections.push(event.connection);
+        self.weight += 16;
+        let (kind, provenance) = match &event.kind {
+            EventKind::Open(c) => (OPEN, c.arrival.code()),
+            EventKind::Close(c) => (CLOSE, c.arrival.code()),
+            EventKind::Request(r) => (REQUEST, self.request(r)),
+        };
+        self.record.kinds.push(kind);
+        self.record.provenance.push(provenance);
+    }
+
+    fn request(&mut self, r: &RequestFacts) -> u16 {
+        let plus_one = |v: Option<u64>| v.map_or(0, |v| v.saturating_add(1));
+        let shape = self.shape(&r.shape);
+        let columns = &mut self.record;
+        columns.shape.push(shape);
+        columns.body_len.push(plus_one(r.body_len.value));
+        columns.status.push(r.status.value.map_or(0, |s| s.saturating_add(1)));
+        columns.response_len.push(plus_one(r.response_len.value));
+        columns.duration_ns.push(plus_one(r.duration_ns.value));
+        self.weight += 36;
+        let facts = [
+            r.arrival,
+            r.connection,
+            r.body_len.provenance,
+            r.status.provenance,
+            r.response_len.provenance,
+            r.duration_ns.provenance,
+        ];
+        facts.iter().enumerate().fold(0, |bits, (i, p)| bits | p.code() << (2 * i))
+    }
+
+    fn session(&mut self, session: SessionRef) -> u32 {
+        let next = self.record.session_keys.len() as u32;
+        if let Some(found) = self.sessions.get(&session) {
+            return *found;
+        }
+        self.sessions.insert(session, next);
+        self.record.session_keys.push(session.key);
+        self.record.session_ordinals.push(session.ordinal);
+        self.weight += 16;
+        next
+    }
+
+    fn string(&mut self, bytes: &[u8]) -> u32 {
+        if let Some(found) = self.strings.get(bytes) {
+            return *found;
+        }
+        let next = self.record.strings.len() as u32;
+        self.strings.insert(bytes.to_vec(), next);
+        self.record.strings.push(bytes.to_vec());
+        self.weight += bytes.len() + 8;
+        next
+    }
+
+    fn shape(&mut self, shape: &RequestShape) -> u32 {
+        let header = |b: &mut Self, h: &Header| HeaderRecord {
+            name: b.string(&h.name),
+            value: match &h.value {
+                HeaderValue::Kept(v) => ValueRecord::Kept(b.string(v)),
+                HeaderValue::Redacted { len } => ValueRecord::Redacted(*len),
+            },
+        };
+        let record = ShapeRecord {
+            method: self.string(&shape.method),
+            https: shape.scheme == Scheme::Https,
+            authority: shape.authority.as_deref().map(|a| self.string(a)),
+            target: self.string(&shape.target),
+            http10: shape.version == Version::Http10,
+            headers: shape.headers.iter().map(|h| header(self, h)).collect(),
+            credentials: shape.credentials.bits(),
+            target_redacted: shape.target_redacted,
+        };
+        if let Some(found) = self.shapes.get(&record) {
+            return *found;
+        }
+        let next = self.record.shapes.len() as u32;
+        self.weight += 24 + record.headers.len() * 12;
+        self.shapes.insert(record.clone(), next);
+        self.record.shapes.push(record);
+        next
+    }
+}
+
+/// Why columns do not make events. Only a bug or a forged file can cause it: the checksum was right.
+fn broken(what: &str) -> String {
+    format!("a block is inconsistent: {what}")
+}
+
+/// Turns columns into events.
+///
+/// # Errors
+/// A description of the inconsistency; nothing of the block is used then.
+pub(super) fn events(record: &BlockRecord) -> Result<Vec<TraceEvent>, String> {
+    let n = record.kinds.len();
+    let per_event = [record.deltas_ns.len(), record.sessions.len(), record.connections.len(), record.provenance.len()];
+    if per_event.iter().any(|len| *len != n) || n > crate::limits::BLOCK_EVENTS_MAX {
+        return Err(broken("event columns differ in length"));
+    }
+    let shapes = record.shapes.iter().map(|s| shape(record, s)).collect::<Result<Vec<_>, _>>()?;
+    let (mut at, mut requests, mut out) = (record.first_ns, 0, Vec::with_capacity(n));
+    for i in 0..n {
+        at = at.checked_add(record.deltas_ns[i]).ok_or_else(|| broken("time overflows"))?;
+        let session = record.sessions[i] as usize;
+        let key = record.session_keys.get(session).ok_or_else(|| broken("session index"))?;
+        let ordinal = record.session_ordinals.get(session).ok_or_else(|| broken("session index"))?;
+        let arrival = Provenance::from_code(record.provenance[i]);
+        let kind = match record.kinds[i] {
+            OPEN => EventKind::Open(ConnectionEvent { arrival }),
+            CLOSE => EventKind::Close(ConnectionEvent { arrival }),
+            REQUEST => {
+                requests += 1;
+                EventKind::Request(request(record, &shapes, requests - 1, record.provenance[i])?)
+            }
+            _ => return Err(broken("unknown event kind")),
+        };
+        let session = SessionRef { key: *key, ordinal: *ordinal };
+        out.push(TraceEvent { at: TraceTime(at), session, connection: record.connections[i], kind });
+    }
+    Ok(out)
+}
+
+fn request(r: &BlockRecord, shapes: &[SharedShape], i: usize, provenance: u16) -> Result<RequestFacts, String> {
+    let missing = || broken("request columns differ in length");
+    let p = |n: u16| Provenance::from_code(provenance >> (2 * n));
+    let minus_one = |v: &u64| v.checked_sub(1);
+    let shape = *r.shape.get(i).ok_or_else(missing)? as usize;
+    Ok(RequestFacts {
+        shape: Arc::clone(shapes.get(shape).ok_or_else(|| broken("shape index"))?),
+        arrival: p(0),
+        connection: p(1),
+        body_len: Fact::with(r.body_len.get(i).ok_or_else(missing).map(minus_one)?, p(2)),
+        status: Fact::with(r.status.get(i).ok_or_else(missing)?.checked_sub(1), p(3)),
+        response_len: Fact::with(r.response_len.get(i).ok_or_else(missing).map(minus_one)?, p(4)),
+        duration_ns: Fact::with(r.duration_ns.get(i).ok_or_else(missing).map(minus_one)?, p(5)),
+    })
+}
+
+fn shape(record: &BlockRecord, s: &ShapeRecord) -> Result<SharedShape, String> {
+    let string = |i: u32| record.strings.get(i as usize).cloned().ok_or_else(|| broken("string index"));
+    let header = |h: &HeaderRecord| {
+        let value = match h.value {
+            ValueRecord::Kept(i) => HeaderValue::Kept(string(i)?),
+            ValueRecord::Redacted(len) => HeaderValue::Redacted { len },
+        };
+        Ok::<_, String>(Header { name: string(h.name)?, value })
+    };
+    Ok(Arc::new(RequestShape {
+        method: string(s.method)?,
+        scheme: if s.https { Scheme::Https } else { Scheme::Http },
+        authority: s.authority.map(string).transpose()?,
+        target: string(s.target)?,
+        version: if s.http10 { Version::Http10 } else { Version::Http11 },
+        headers: s.headers.iter().map(header).collect::<Result<_, _>>()?,
+        credentials: Credentials::from_bits(s.credentials),
+        target_redacted: s.target_redacted,
+    }))
+}

@@ -1,0 +1,145 @@
+//! The capture ledger: what was read, and what could not be used, by reason.
+//!
+//! Nothing is dropped in silence: whatever does not become an event is counted here, the ledger is stored
+//! at the end of the trace, and every report can say how complete its trace is.
+
+/// Declares the items once: variant, name in files and reports, meaning.
+macro_rules! items {
+    ($($variant:ident $name:literal $words:literal,)*) => {
+        /// One line of the ledger.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Item {
+            $(#[doc = $words] $variant,)*
+        }
+
+        impl Item {
+            /// All items, in the order of reports.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
+            /// Name in files and reports.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// Meaning, for people.
+            #[must_use]
+            pub fn words(self) -> &'static str {
+                match self { $(Self::$variant => $words,)* }
+            }
+        }
+    };
+}
+
+items! {
+    Frames "frames" "frames read",
+    Bytes "bytes" "bytes of frames or log read",
+    Lines "lines" "log lines read",
+    KernelDrops "kernel_drops" "frames that the kernel dropped (live capture only)",
+    CutFiles "cut_files" "input files that end in the middle of a record",
+    Truncated "truncated" "frames cut by the snapshot length",
+    FramesNotTcp "frames_not_tcp" "frames that are not TCP over IP",
+    FramesUnparsed "frames_unparsed" "frames whose headers could not be read",
+    FramesUnsupported "frames_unsupported" "frames of a link type that is not supported",
+    Fragments "fragments" "IP fragments, which are not reassembled by this version",
+    Tunnelled "tunnelled" "frames inside a tunnel, which are not opened by this version",
+    Connections "connections" "TCP connections seen",
+    ConnectionsMidstream "connections_midstream" "connections whose beginning was not seen",
+    ConnectionsEvicted "connections_evicted" "connections given up to stay within the limit",
+    ConnectionsTls "connections_tls" "connections that carry TLS",
+    ConnectionsHttp2 "connections_http2" "connections that carry HTTP/2",
+    ConnectionsNotHttp "connections_not_http" "connections that carry something else",
+    ConnectionsTunnel "connections_tunnel" "connections that became a tunnel (CONNECT, upgrade)",
+    Duplicates "duplicates" "TCP segments seen before",
+    OutOfOrder "out_of_order" "TCP segments that had to be put in order",
+    Gaps "gaps" "holes in the byte streams",
+    GapBytes "gap_bytes" "bytes missing in those holes",
+    MalformedRequests "malformed_requests" "requests that are not valid HTTP/1",
+    MalformedResponses "malformed_responses" "responses that are not valid HTTP/1",
+    LostRequests "lost_requests" "requests lost to a hole",
+    LostResponses "lost_responses" "responses lost to a hole",
+    IncompleteRequests "incomplete_requests" "requests unfinished when their connection ended",
+    DamagedRequests "damaged_requests" "requests with a hole in the body, kept: the length is known",
+    UnpairedRequests "unpaired_requests" "requests without an answer, kept without one",
+    UnpairedResponses "unpaired_responses" "answers without a request",
+    UnparsedLines "unparsed_lines" "log lines that could not be read",
+    MalformedLines "malformed_lines" "log lines whose request is not HTTP",
+    LateEvents "late_events" "events too far out of time order to be placed",
+}
+
+/// Counts per item. `None` means not known, which is not zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ledger {
+    counts: [u64; Item::ALL.len()],
+    kernel_drops_known: bool,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { counts: [0; Item::ALL.len()], kernel_drops_known: false }
+    }
+}
+
+impl Ledger {
+    /// Adds `n` to an item.
+    pub fn add(&mut self, item: Item, n: u64) {
+        self.kernel_drops_known |= item == Item::KernelDrops;
+        let count = &mut self.counts[item as usize];
+        *count = count.saturating_add(n);
+    }
+
+    /// Adds one to an item.
+    pub fn count(&mut self, item: Item) {
+        self.add(item, 1);
+    }
+
+    /// The count of an item; `None` where it cannot be known.
+    #[must_use]
+    pub fn get(&self, item: Item) -> Option<u64> {
+        (item != Item::KernelDrops || self.kernel_drops_known).then(|| self.counts[item as usize])
+    }
+
+    /// All items with their counts.
+    pub fn rows(&self) -> impl Iterator<Item = (Item, Option<u64>)> + '_ {
+        Item::ALL.iter().map(|i| (*i, self.get(*i)))
+    }
+
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        for (item, n) in other.rows() {
+            if let Some(n) = n {
+                self.add(item, n);
+            }
+        }
+    }
+
+    /// Sets an item by name, when reading a trace. Unknown names are from a newer program: false.
+    pub(crate) fn set_by_name(&mut self, name: &str, n: u64) -> bool {
+        let found = Item::ALL.iter().find(|i| i.name() == name);
+        if let Some(item) = found {
+            self.add(*item, n);
+        }
+        found.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_is_not_zero() {
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.get(Item::KernelDrops), None);
+        assert_eq!(ledger.get(Item::Gaps), Some(0));
+        ledger.add(Item::KernelDrops, 0);
+        assert_eq!(ledger.get(Item::KernelDrops), Some(0));
+    }
+
+    #[test]
+    fn names_are_unique_and_in_order() {
+        let names: std::collections::BTreeSet<_> = Item::ALL.iter().map(|i| i.name()).collect();
+        assert_eq!(names.len(), Item::ALL.len());
+        assert!(Item::ALL.iter().enumerate().all(|(n, i)| *i as usize == n));
+    }
+}

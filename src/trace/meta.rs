@@ -1,0 +1,29 @@
+//! Facts about a whole trace, written at its start.
+
+use crate::units::WallTime;
+
+/// One input of a capture. Only the file's own name is kept, never its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// File name, or `-`.
+    pub name: String,
+    /// What it was read as, such as `pcap` or `access-log/combined`.
+    pub format: String,
+}
+
+/// Facts about a trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceMeta {
+    /// Wall-clock time of trace time zero.
+    pub started_at: WallTime,
+    /// Inputs.
+    pub sources: Vec<Source>,
+    /// The redaction that was applied.
+    pub redaction: String,
+    /// Resolution of the stamps, nanoseconds.
+    pub resolution_ns: u64,
+    /// Seed with which coarse stamps were spread, where they were.
+    pub spread_seed: Option<u64>,
+    /// Program that wrote the trace.
+    pub made_by: String,
+}

@@ -1,0 +1,115 @@
+//! Writes a trace: streaming, memory bounded by one block.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use super::TraceError;
+use super::block::BlockBuilder;
+use super::codec::{EndRecord, FILE_HEADER_LEN, IndexRecord, Kind, MetaRecord, encode, write_file_header, write_section};
+use super::event::TraceEvent;
+use super::ledger::Ledger;
+use super::meta::TraceMeta;
+use crate::limits::{BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_TARGET, HEAD_BYTES_MAX};
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Requests.
+    pub requests: u64,
+    /// Sessions.
+    pub sessions: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Time of the last event, nanoseconds since the first.
+    pub last_ns: u64,
+}
+
+/// Writes one trace.
+#[derive(Debug)]
+pub struct TraceWriter<W> {
+    out: W,
+    offset: u64,
+    block: BlockBuilder,
+    index: Vec<IndexRecord>,
+    sessions: BTreeSet<u64>,
+    requests: u64,
+    last_ns: u64,
+}
+
+impl<W: Write> TraceWriter<W> {
+    /// Starts a trace.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn new(mut out: W, meta: &TraceMeta) -> Result<Self, TraceError> {
+        let record = MetaRecord {
+            started_at_ns: meta.started_at.0,
+            sources: meta.sources.iter().map(|s| (s.name.clone(), s.format.clone())).collect(),
+            redaction: meta.redaction.clone(),
+            resolution_ns: meta.resolution_ns,
+            spread_seed: meta.spread_seed,
+            made_by: meta.made_by.clone(),
+        };
+        write_file_header(&mut out)?;
+        let offset = FILE_HEADER_LEN + write_section(&mut out, Kind::Meta, &encode(&record)?)?;
+        let (block, index, sessions) = (BlockBuilder::default(), Vec::new(), BTreeSet::new());
+        Ok(Self { out, offset, block, index, sessions, requests: 0, last_ns: 0 })
+    }
+
+    /// Adds one event.
+    ///
+    /// # Errors
+    /// [`TraceError::OutOfOrder`] when it is earlier than the last one, [`TraceError::EventTooLarge`] when
+    /// its head is above [`HEAD_BYTES_MAX`], or when the medium fails.
+    pub fn push(&mut self, event: &TraceEvent) -> Result<(), TraceError> {
+        if event.at.0 < self.last_ns {
+            return Err(TraceError::OutOfOrder { at_ns: event.at.0, last_ns: self.last_ns });
+        }
+        if let Some(request) = event.request() {
+            let found = request.shape.weight();
+            if found > HEAD_BYTES_MAX * 2 {
+                return Err(TraceError::EventTooLarge { found, max: HEAD_BYTES_MAX * 2 });
+            }
+            self.requests += 1;
+        }
+        self.last_ns = event.at.0;
+        self.sessions.insert(event.session.ordinal);
+        self.block.push(event);
+        if self.block.len() >= BLOCK_EVENTS_MAX || self.block.weight() >= BLOCK_RAW_BYTES_TARGET {
+            self.flush_block()?;
+        }
+        Ok(())
+    }
+
+    fn flush_block(&mut self) -> Result<(), TraceError> {
+        if self.block.len() == 0 {
+            return Ok(());
+        }
+        self.index.push(IndexRecord {
+            offset: self.offset,
+            first_ns: self.block.first_ns(),
+            last_ns: self.block.last_ns(),
+            events: self.block.len() as u32,
+            requests: self.block.requests() as u32,
+        });
+        let raw = encode(&self.block.take())?;
+        self.offset += write_section(&mut self.out, Kind::Block, &raw)?;
+        Ok(())
+    }
+
+    /// Ends the trace with its index and `ledger`, and gives the medium back.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn finish(mut self, ledger: &Ledger) -> Result<(W, Written), TraceError> {
+        self.flush_block()?;
+        let sessions = self.sessions.len() as u64;
+        let rows = ledger.rows().filter_map(|(i, n)| n.map(|n| (i.name().to_owned(), n)));
+        let end = EndRecord { index: self.index, ledger: rows.collect(), requests: self.requests, sessions };
+        self.offset += write_section(&mut self.out, Kind::End, &encode(&end)?)?;
+        self.out.flush()?;
+        let written =
+            Written { requests: self.requests, sessions, bytes: self.offset, last_ns: self.last_ns };
+        Ok((self.out, written))
+    }
+}
