@@ -295,7 +295,7 @@ impl MessageStream {
         };
         if fits {
             self.state = State::Idle;
-            return (0, None);
+            return self.idle(bytes);
         }
         (bytes.len(), None)
     }
@@ -419,6 +419,15 @@ mod tests {
                 stream.finish();
             }
         }
+    }
+
+    /// A stream joined in the middle once lost its first message: resynchronising consumed nothing and said
+    /// nothing, so callers stopped.
+    #[test]
+    fn a_stream_joined_in_the_middle_keeps_its_first_whole_message() {
+        let mut stream = MessageStream::new(Direction::Requests, false);
+        let (n, event) = stream.advance(b"GET /first HTTP/1.1\r\n\r\n", Asked::Other);
+        assert_eq!((n, event), (0, Some(Event::Start)));
     }
 
     #[test]

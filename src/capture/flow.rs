@@ -1,0 +1,311 @@
+//! TCP reassembly of one direction: in order, within named bounds, first copy wins.
+//!
+//! A hole is declared lost only on evidence: the peer acknowledged past it a second ago, the buffer is
+//! full, the hole is 30 s old, or the connection ended. "The other side spoke" alone is no evidence; a
+//! capture merges queues late. Sequence numbers are unwrapped to 64 bits, so a wrap is nothing special.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::limits::{GAP_AGE_MAX, REASSEMBLY_BYTES_MAX, REASSEMBLY_SEGMENTS_MAX};
+use crate::units::WallTime;
+
+/// Capture time that data past a hole must wait although the peer acknowledged it.
+const ACKED_WAIT: Duration = Duration::from_secs(1);
+
+/// A piece of a byte stream, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes and the time at which their first copy was captured.
+    Data {
+        /// When.
+        at: WallTime,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Bytes that were never seen.
+    Gap {
+        /// How many.
+        len: u64,
+    },
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    at: WallTime,
+    bytes: Vec<u8>,
+    missing: u32,
+}
+
+/// Numbers of one direction, for the ledger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// Segments whose bytes had all been seen.
+    pub duplicates: u64,
+    /// Segments that had to wait.
+    pub out_of_order: u64,
+    /// Holes.
+    pub gaps: u64,
+    /// Bytes in them.
+    pub gap_bytes: u64,
+}
+
+/// Puts the segments of one direction in order.
+#[derive(Debug, Clone, Default)]
+pub struct Reassembler {
+    /// Sequence number and stream offset of the next byte wanted.
+    next: Option<(u32, u64)>,
+    held: BTreeMap<u64, Held>,
+    held_bytes: usize,
+    /// Highest offset the peer has acknowledged.
+    acked: u64,
+    counts: FlowCounts,
+}
+
+impl Reassembler {
+    /// The stream begins behind a SYN with this sequence number.
+    pub fn begin(&mut self, syn_seq: u32) {
+        self.next = Some((syn_seq.wrapping_add(1), 0));
+    }
+
+    /// Whether the beginning of the stream is known.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Numbers so far.
+    #[must_use]
+    pub fn counts(&self) -> FlowCounts {
+        self.counts
+    }
+
+    /// The offset that `seq` stands for, near the next byte wanted; negative is old.
+    fn offset_of(&self, seq: u32) -> Option<i64> {
+        let (next_seq, next_off) = self.next?;
+        let delta = i64::from(seq.wrapping_sub(next_seq).cast_signed());
+        Some(next_off.cast_signed() + delta)
+    }
+
+    /// The peer acknowledged everything before `ack`.
+    pub fn acknowledge(&mut self, ack: u32) {
+        if let Some(offset) = self.offset_of(ack) {
+            self.acked = self.acked.max(u64::try_from(offset).unwrap_or(0));
+        }
+    }
+
+    /// Takes one segment and appends what is in order now to `out`.
+    pub fn push(&mut self, at: WallTime, seq: u32, bytes: &[u8], missing: u32, out: &mut Vec<Piece>) {
+        if bytes.is_empty() && missing == 0 {
+            return;
+        }
+        let (_, next) = *self.next.get_or_insert((seq, 0));
+        let Some(start) = self.offset_of(seq) else { return };
+        let end = start + bytes.len() as i64 + i64::from(missing);
+        if end <= next.cast_signed() {
+            self.counts.duplicates += 1;
+            return;
+        }
+        // The part in front of the next byte wanted was seen before.
+        let skip = usize::try_from((next.cast_signed() - start).max(0)).unwrap_or(0);
+        let seen_missing = skip.saturating_sub(bytes.len()) as u32;
+        let held = Held { at, bytes: bytes.get(skip..).unwrap_or(&[]).to_vec(), missing: missing - seen_missing.min(missing) };
+        let start = u64::try_from(start.max(next.cast_signed())).unwrap_or(next);
+        if start == next {
+            self.emit(held, out);
+        } else {
+            self.hold(start, held);
+        }
+        self.drain(at, out);
+    }
+
+    fn hold(&mut self, start: u64, held: Held) {
+        self.counts.out_of_order += 1;
+        let longer = self.held.get(&start).is_none_or(|old| old.bytes.len() < held.bytes.len());
+        if longer {
+            self.held_bytes += held.bytes.len();
+            if let Some(old) = self.held.insert(start, held) {
+                self.held_bytes -= old.bytes.len();
+            }
+        } else {
+            self.counts.duplicates += 1;
+        }
+    }
+
+    fn advance(&mut self, n: u64) {
+        if let Some((seq, off)) = self.next {
+            self.next = Some((seq.wrapping_add(n as u32), off + n));
+        }
+    }
+
+    fn emit(&mut self, held: Held, out: &mut Vec<Piece>) {
+        let (n, missing) = (held.bytes.len() as u64, u64::from(held.missing));
+        if n > 0 {
+            out.push(Piece::Data { at: held.at, bytes: held.bytes });
+        }
+        self.advance(n);
+        if missing > 0 {
+            self.gap(missing, out);
+        }
+    }
+
+    fn gap(&mut self, len: u64, out: &mut Vec<Piece>) {
+        self.counts.gaps += 1;
+        self.counts.gap_bytes += len;
+        out.push(Piece::Gap { len });
+        self.advance(len);
+    }
+
+    /// Emits all that is in order, and gives up on holes for which there is evidence.
+    fn drain(&mut self, now: WallTime, out: &mut Vec<Piece>) {
+        while let Some((&start, first)) = self.held.first_key_value() {
+            let next = self.next.map_or(start, |(_, off)| off);
+            if start > next && !self.is_lost(start, first.at, now) {
+                return;
+            }
+            if start > next {
+                self.gap(start - next, out);
+            }
+            self.emit_first(out);
+        }
+    }
+
+    fn is_lost(&self, hole_end: u64, held_since: WallTime, now: WallTime) -> bool {
+        let age = Duration::from_nanos(now.0.saturating_sub(held_since.0));
+        let full = self.held_bytes > REASSEMBLY_BYTES_MAX || self.held.len() > REASSEMBLY_SEGMENTS_MAX;
+        full || age >= GAP_AGE_MAX || (self.acked >= hole_end && age >= ACKED_WAIT)
+    }
+
+    fn emit_first(&mut self, out: &mut Vec<Piece>) {
+        let Some((start, mut held)) = self.held.pop_first() else { return };
+        self.held_bytes -= held.bytes.len();
+        let next = self.next.map_or(start, |(_, off)| off);
+        let overlap = usize::try_from(next.saturating_sub(start)).unwrap_or(usize::MAX);
+        if overlap >= held.bytes.len() + held.missing as usize {
+            self.counts.duplicates += 1;
+            return;
+        }
+        held.missing -= (overlap.saturating_sub(held.bytes.len()) as u32).min(held.missing);
+        held.bytes.drain(..overlap.min(held.bytes.len()));
+        self.emit(held, out);
+    }
+
+    /// Time has passed without a segment: gives up on holes that are old enough.
+    pub fn tick(&mut self, now: WallTime, out: &mut Vec<Piece>) {
+        self.drain(now, out);
+    }
+
+    /// The connection has ended: emits everything, with holes where bytes are missing.
+    pub fn finish(&mut self, out: &mut Vec<Piece>) {
+        while let Some((&start, _)) = self.held.first_key_value() {
+            let next = self.next.map_or(start, |(_, off)| off);
+            if start > next {
+                self.gap(start - next, out);
+            }
+            self.emit_first(out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(ms: u64) -> WallTime {
+        WallTime(1_000_000_000_000 + ms * 1_000_000)
+    }
+
+    fn text(pieces: &[Piece]) -> String {
+        let one = |p: &Piece| match p {
+            Piece::Data { bytes, .. } => String::from_utf8_lossy(bytes).into_owned(),
+            Piece::Gap { len } => format!("<{len}>"),
+        };
+        pieces.iter().map(one).collect()
+    }
+
+    #[test]
+    fn order_overlap_and_copies() {
+        #[rustfmt::skip]
+        let table: [(&[(u32, &str)], &str); 6] = [
+            (&[(1, "abc"), (4, "def")], "abcdef"),
+            (&[(4, "def"), (1, "abc")], "abcdef"),
+            (&[(1, "abc"), (1, "abc"), (4, "def"), (1, "abc")], "abcdef"),
+            (&[(1, "abc"), (2, "XXdef")], "abcdef"),                // first copy wins
+            (&[(7, "ghi"), (4, "def"), (5, "Xf"), (1, "abc")], "abcdefghi"),
+            (&[(5, "ef"), (1, "abcdXX"), (7, "g")], "abcdXXg"),
+        ];
+        for (segments, want) in table {
+            let (mut r, mut out) = (Reassembler::default(), Vec::new());
+            r.begin(0);
+            segments.iter().for_each(|(seq, s)| r.push(at(0), *seq, s.as_bytes(), 0, &mut out));
+            assert_eq!(text(&out), want, "{segments:?}");
+        }
+    }
+
+    #[test]
+    fn a_hole_is_lost_only_on_evidence() {
+        let start = || {
+            let (mut r, mut out) = (Reassembler::default(), Vec::new());
+            r.begin(0);
+            r.push(at(0), 1, b"ab", 0, &mut out);
+            r.push(at(10), 6, b"f", 0, &mut out);
+            (r, out)
+        };
+        let (mut r, mut out) = start();
+        r.tick(at(20_000), &mut out);
+        assert_eq!(text(&out), "ab", "20 s without an acknowledgement prove nothing");
+        r.tick(at(30_010), &mut out);
+        assert_eq!(text(&out), "ab<3>f");
+        let (mut r, mut out) = start();
+        r.acknowledge(7);
+        r.tick(at(500), &mut out);
+        assert_eq!(text(&out), "ab", "a queue may still deliver it");
+        r.tick(at(1_011), &mut out);
+        assert_eq!(text(&out), "ab<3>f");
+        let (mut r, mut out) = start();
+        r.finish(&mut out);
+        assert_eq!((text(&out).as_str(), r.counts().gap_bytes), ("ab<3>f", 3));
+    }
+
+    #[test]
+    fn bytes_cut_by_the_snapshot_length_are_a_gap_of_known_size() {
+        let (mut r, mut out) = (Reassembler::default(), Vec::new());
+        r.begin(0);
+        r.push(at(0), 1, b"abc", 5, &mut out);
+        r.push(at(0), 9, b"z", 0, &mut out);
+        assert_eq!(text(&out), "abc<5>z");
+    }
+
+    #[test]
+    fn the_buffer_is_bounded() {
+        let (mut r, mut out) = (Reassembler::default(), Vec::new());
+        r.begin(0);
+        for i in 0..2_000u32 {
+            r.push(at(0), 10 + i * 2_000, &[b'x'; 1_000], 0, &mut out);
+            assert!(r.held_bytes <= REASSEMBLY_BYTES_MAX + 1_000);
+        }
+        assert!(r.counts().gaps > 0);
+    }
+
+    proptest! {
+        /// Any order of any cuts, across the wrap of the sequence number, gives the same bytes.
+        #[test]
+        fn order_does_not_matter(isn in any::<u32>(), len in 1usize..400, cuts in prop::collection::vec(0usize..400, 0..10),
+                                 order in any::<u64>()) {
+            let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c % len).chain([0, len]).collect();
+            cuts.sort_unstable();
+            let mut parts: Vec<(usize, usize)> = cuts.windows(2).map(|w| (w[0], w[1])).collect();
+            let n = parts.len();
+            for i in 0..n { parts.swap(i, (crate::capture::mix64(order ^ i as u64) as usize) % n); }
+            let (mut r, mut out) = (Reassembler::default(), Vec::new());
+            r.begin(isn.wrapping_sub(1));
+            for (a, b) in parts { r.push(at(0), isn.wrapping_add(a as u32), &data[a..b], 0, &mut out); }
+            let got: Vec<u8> = out.iter().flat_map(|p| match p { Piece::Data { bytes, .. } => bytes.clone(), Piece::Gap { .. } => vec![] }).collect();
+            prop_assert_eq!(got, data);
+            prop_assert_eq!(r.counts().gaps, 0);
+        }
+    }
+}

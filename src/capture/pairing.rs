@@ -1,0 +1,339 @@
+//! One connection: requests paired with their responses.
+//!
+//! HTTP/1 answers in order, so a queue is enough. An interim response (1xx) is not an answer. After a
+//! loss the pairs could shift by one, which would be worse than no pairs: what waited then is emitted
+//! without an answer and the response stream starts afresh.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::flow::Piece;
+use super::redact;
+use super::{RawEvent, flow::FlowCounts};
+use crate::limits::PIPELINE_MAX;
+use crate::trace::{ConnectionEvent, EventKind, Fact, Item, Ledger, Provenance, RequestFacts, RequestShape, Scheme};
+use crate::units::WallTime;
+use crate::wire::body::Asked;
+use crate::wire::stream::{Direction, Event, Loss, MessageStream, Over};
+
+#[derive(Debug)]
+struct Pending {
+    at: WallTime,
+    shape: RequestShape,
+    asked: Asked,
+    /// Body length, once the request is whole.
+    body_len: Option<u64>,
+    status: Option<u16>,
+    /// Response length and end, once the answer is whole.
+    answer: Option<(u64, WallTime)>,
+}
+
+/// The messages of one connection.
+#[derive(Debug)]
+pub struct Pairing {
+    owner: u64,
+    requests: MessageStream,
+    responses: MessageStream,
+    waiting: VecDeque<Pending>,
+    request_began: Option<WallTime>,
+    opened: (WallTime, Provenance),
+    open_sent: bool,
+    last_at: WallTime,
+    over: bool,
+}
+
+impl Pairing {
+    /// A connection opened at `at`; `from_start` when its beginning was seen.
+    #[must_use]
+    pub fn new(owner: u64, at: WallTime, from_start: bool) -> Self {
+        let provenance = if from_start { Provenance::Recorded } else { Provenance::Inferred };
+        Self {
+            owner,
+            requests: MessageStream::new(Direction::Requests, from_start),
+            responses: MessageStream::new(Direction::Responses, from_start),
+            waiting: VecDeque::new(),
+            request_began: None,
+            opened: (at, provenance),
+            open_sent: false,
+            last_at: at,
+            over: false,
+        }
+    }
+
+    /// Whether the connection carried at least one usable request.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        self.open_sent || !self.waiting.is_empty()
+    }
+
+    /// Takes pieces of the client's byte stream.
+    pub fn client(&mut self, pieces: Vec<Piece>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        for piece in pieces {
+            match piece {
+                Piece::Gap { len } => {
+                    let event = self.requests.gap(Some(len));
+                    self.on_request_event(event, self.last_at, ledger);
+                }
+                Piece::Data { at, bytes } => {
+                    self.last_at = self.last_at.max(at);
+                    let mut rest = bytes.as_slice();
+                    loop {
+                        let (n, event) = self.requests.advance(rest, Asked::Other);
+                        let stop = n == 0 && event.is_none();
+                        rest = &rest[n..];
+                        self.on_request_event(event, at, ledger);
+                        if stop {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        self.flush_done(out);
+    }
+
+    /// Takes pieces of the server's byte stream.
+    pub fn server(&mut self, pieces: Vec<Piece>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        for piece in pieces {
+            match piece {
+                Piece::Gap { len } => {
+                    let event = self.responses.gap(Some(len));
+                    self.on_response_event(event, self.last_at, ledger, out);
+                }
+                Piece::Data { at, bytes } => {
+                    self.last_at = self.last_at.max(at);
+                    let mut rest = bytes.as_slice();
+                    loop {
+                        let (n, event) = self.responses.advance(rest, self.asked());
+                        let stop = n == 0 && event.is_none();
+                        rest = &rest[n..];
+                        self.on_response_event(event, at, ledger, out);
+                        if stop {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        self.flush_done(out);
+    }
+
+    /// What the next response answers.
+    fn asked(&self) -> Asked {
+        self.waiting.iter().find(|p| p.answer.is_none()).map_or(Asked::Other, |p| p.asked)
+    }
+
+    fn on_request_event(&mut self, event: Option<Event>, at: WallTime, ledger: &mut Ledger) {
+        match event {
+            None | Some(Event::Response(_)) => {}
+            Some(Event::Start) => self.request_began = Some(at),
+            Some(Event::Request(head)) => {
+                let shape = redact::shape(&head, Scheme::Http);
+                let asked = Asked::by(&head.method);
+                let at = self.request_began.take().unwrap_or(at);
+                let pending = Pending { at, shape, asked, body_len: None, status: None, answer: None };
+                if self.waiting.len() >= PIPELINE_MAX {
+                    ledger.count(Item::LostRequests);
+                } else {
+                    self.waiting.push_back(pending);
+                }
+            }
+            Some(Event::End { body_len, damaged }) => {
+                if let Some(p) = self.waiting.iter_mut().rev().find(|p| p.body_len.is_none()) {
+                    p.body_len = Some(body_len);
+                }
+                ledger.add(Item::DamagedRequests, u64::from(damaged));
+            }
+            Some(Event::Lost(loss)) => {
+                ledger.count(if loss == Loss::Gap { Item::LostRequests } else { Item::MalformedRequests });
+                // A head that was already queued without its body is not a usable request.
+                if self.waiting.back().is_some_and(|p| p.body_len.is_none()) {
+                    self.waiting.pop_back();
+                }
+            }
+            Some(Event::Over(over)) => self.on_over(over, ledger),
+        }
+    }
+
+    fn on_over(&mut self, over: Over, ledger: &mut Ledger) {
+        if !self.over {
+            ledger.count(match over {
+                Over::Tunnel => Item::ConnectionsTunnel,
+                Over::Tls => Item::ConnectionsTls,
+                Over::Http2 => Item::ConnectionsHttp2,
+                Over::NotHttp => Item::ConnectionsNotHttp,
+            });
+        }
+        self.over = true;
+        self.requests.end_http();
+        self.responses.end_http();
+    }
+
+    fn on_response_event(&mut self, event: Option<Event>, at: WallTime, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        match event {
+            None | Some(Event::Start | Event::Request(_)) => {}
+            Some(Event::Response(head)) => {
+                let front = self.waiting.iter_mut().find(|p| p.answer.is_none());
+                let tunnel = head.status == 101
+                    || front.as_ref().is_some_and(|p| p.asked == Asked::Connect && head.status / 100 == 2);
+                match front {
+                    Some(p) if head.status >= 200 || tunnel => p.status = Some(head.status),
+                    Some(_) => {}
+                    None => ledger.count(Item::UnpairedResponses),
+                }
+                if tunnel {
+                    if let Some(p) = self.waiting.iter_mut().find(|p| p.answer.is_none()) {
+                        p.answer = Some((0, at));
+                        p.body_len.get_or_insert(0);
+                    }
+                    self.on_over(Over::Tunnel, ledger);
+                }
+            }
+            Some(Event::End { body_len, .. }) => {
+                // Without a final status this was an interim response.
+                let front = self.waiting.iter_mut().find(|p| p.answer.is_none());
+                if let Some(p) = front.filter(|p| p.status.is_some()) {
+                    p.answer = Some((body_len, at));
+                }
+            }
+            Some(Event::Lost(loss)) => {
+                ledger.count(if loss == Loss::Gap { Item::LostResponses } else { Item::MalformedResponses });
+                self.give_up_pairs(ledger, out);
+            }
+            // The client's side alone says what a connection carries: a server may greet first.
+            Some(Event::Over(_)) => {}
+        }
+    }
+
+    /// Emits what waits for answers that can no longer be told apart. Requests whose body is still under
+    /// way stay.
+    fn give_up_pairs(&mut self, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let whole = self.waiting.iter().take_while(|p| p.body_len.is_some()).count();
+        for pending in self.waiting.drain(..whole).collect::<Vec<_>>() {
+            ledger.add(Item::UnpairedRequests, u64::from(pending.answer.is_none()));
+            self.emit(pending, out);
+        }
+    }
+
+    fn flush_done(&mut self, out: &mut Vec<RawEvent>) {
+        while self.waiting.front().is_some_and(|p| p.body_len.is_some() && p.answer.is_some()) {
+            if let Some(pending) = self.waiting.pop_front() {
+                self.emit(pending, out);
+            }
+        }
+    }
+
+    fn emit(&mut self, pending: Pending, out: &mut Vec<RawEvent>) {
+        if !self.open_sent {
+            self.open_sent = true;
+            let (opened, arrival) = self.opened;
+            let kind = EventKind::Open(ConnectionEvent { arrival });
+            out.push(RawEvent { at: opened.min(pending.at), owner: self.owner, connection: 0, kind });
+        }
+        let facts = RequestFacts {
+            shape: Arc::new(pending.shape),
+            arrival: Provenance::Recorded,
+            connection: Provenance::Recorded,
+            body_len: Fact::with(pending.body_len, Provenance::Recorded),
+            status: Fact::with(pending.status, Provenance::Recorded),
+            response_len: Fact::with(pending.answer.map(|a| a.0), Provenance::Recorded),
+            duration_ns: Fact::with(
+                pending.answer.map(|a| a.1.0.saturating_sub(pending.at.0)),
+                Provenance::Recorded,
+            ),
+        };
+        out.push(RawEvent { at: pending.at, owner: self.owner, connection: 0, kind: EventKind::Request(facts) });
+    }
+
+    /// The connection has ended at `at`. `seen` tells whether its end was seen on the wire.
+    pub fn finish(&mut self, at: WallTime, seen: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let last = self.responses.finish();
+        self.on_response_event(last, self.last_at, ledger, out);
+        if self.requests.finish().is_some() {
+            ledger.count(Item::IncompleteRequests);
+            if self.waiting.back().is_some_and(|p| p.body_len.is_none()) {
+                self.waiting.pop_back();
+            }
+        }
+        self.flush_done(out);
+        self.give_up_pairs(ledger, out);
+        if self.open_sent {
+            let arrival = if seen { Provenance::Recorded } else { Provenance::Inferred };
+            let kind = EventKind::Close(ConnectionEvent { arrival });
+            out.push(RawEvent { at: at.max(self.last_at), owner: self.owner, connection: 0, kind });
+        }
+    }
+}
+
+/// Adds the numbers of a byte stream to the ledger.
+pub fn count_flow(counts: FlowCounts, ledger: &mut Ledger) {
+    ledger.add(Item::Duplicates, counts.duplicates);
+    ledger.add(Item::OutOfOrder, counts.out_of_order);
+    ledger.add(Item::Gaps, counts.gaps);
+    ledger.add(Item::GapBytes, counts.gap_bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(ms: u64, bytes: &str) -> Vec<Piece> {
+        vec![Piece::Data { at: WallTime(ms * 1_000_000), bytes: bytes.as_bytes().to_vec() }]
+    }
+
+    fn requests(out: &[RawEvent]) -> Vec<(u64, String, Option<u16>, Option<u64>)> {
+        let one = |e: &RawEvent| match &e.kind {
+            EventKind::Request(r) => Some((
+                e.at.0 / 1_000_000,
+                String::from_utf8_lossy(&r.shape.target).into_owned(),
+                r.status.value,
+                r.duration_ns.value.map(|d| d / 1_000_000),
+            )),
+            EventKind::Open(_) | EventKind::Close(_) => None,
+        };
+        out.iter().filter_map(one).collect()
+    }
+
+    #[test]
+    fn pipelined_requests_get_their_own_answers() {
+        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.client(data(10, "HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
+        let answers = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno";
+        p.server(data(30, answers), &mut ledger, &mut out);
+        p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
+        let want = [(10, "/a".to_owned(), Some(200), Some(20)), (10, "/b".to_owned(), Some(404), Some(20))];
+        assert_eq!(requests(&out), want);
+        assert!(matches!(out[0].kind, EventKind::Open(_)) && matches!(out[3].kind, EventKind::Close(_)));
+    }
+
+    #[test]
+    fn an_interim_response_is_not_an_answer() {
+        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.client(data(1, "POST /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"), &mut ledger, &mut out);
+        p.server(data(2, "HTTP/1.1 100 Continue\r\n\r\n"), &mut ledger, &mut out);
+        p.client(data(3, "hi"), &mut ledger, &mut out);
+        p.server(data(4, "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"), &mut ledger, &mut out);
+        assert_eq!(requests(&out), [(1, "/u".to_owned(), Some(201), Some(3))]);
+    }
+
+    #[test]
+    fn a_one_sided_capture_keeps_requests_without_answers() {
+        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.client(data(1, "GET /a HTTP/1.1\r\n\r\nGET /b HT"), &mut ledger, &mut out);
+        p.finish(WallTime(5), false, &mut ledger, &mut out);
+        assert_eq!(requests(&out), [(1, "/a".to_owned(), None, None)]);
+        assert_eq!(ledger.get(Item::UnpairedRequests), Some(1));
+        assert_eq!(ledger.get(Item::IncompleteRequests), Some(1));
+    }
+
+    #[test]
+    fn after_connect_nothing_is_http() {
+        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.client(data(1, "CONNECT h:443 HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
+        p.server(data(2, "HTTP/1.1 200 OK\r\n\r\n"), &mut ledger, &mut out);
+        p.client(data(3, "GET /inside HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
+        p.finish(WallTime(9), true, &mut ledger, &mut out);
+        assert_eq!(requests(&out).len(), 1);
+        assert_eq!(ledger.get(Item::ConnectionsTunnel), Some(1));
+    }
+}

@@ -1,0 +1,8 @@
+//! The machine: clock, signals, kill file, lock, systemd.
+
+pub mod clock;
+pub mod kill_file;
+pub mod lock;
+pub mod notify;
+pub mod signals;
+pub mod timer;

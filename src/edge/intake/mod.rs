@@ -1,0 +1,6 @@
+//! Files in: captures, access logs, traces. Tells them apart by their first bytes, never by name.
+
+pub mod capture_file;
+pub mod log_file;
+pub mod open;
+pub mod trace_file;
