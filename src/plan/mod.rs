@@ -1,1 +1,106 @@
-//! stub
+//! The plan: a trace becomes departures on an absolute schedule.
+//!
+//! Pure, streaming, and the same for the same seed. `due = (t - t0) / speed` from the start of the measure
+//! phase: nothing sleeps a delta, so nothing drifts. A scale clones whole sessions, so think times, bursts
+//! and connection counts stay real. What cannot be sent is dropped here, with one reason each; the
+//! identity `recorded x scale = due + dropped` holds to the request.
+
+pub mod draw;
+pub mod forecast;
+pub mod routes;
+pub mod screen;
+pub mod stationary;
+pub mod stream;
+pub mod thin;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::trace::shape::SharedShape;
+
+/// Why a recorded request is not part of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The policy does not allow the method.
+    Method,
+    /// The policy does not allow the route, or a built-in deny word is in it.
+    Route,
+    /// The host is not mapped to the target.
+    Host,
+    /// The request carried a credential and no rule supplies one.
+    NeedsCredentials,
+    /// Path or query was redacted at capture.
+    Redacted,
+    /// It cannot be sent at all: CONNECT, an upgrade, or a body that was not kept.
+    Unreplayable,
+    /// Its route is at its rate cap.
+    RouteCap,
+}
+
+impl DropReason {
+    /// All reasons, in the order of reports.
+    pub const ALL: [Self; 7] = [
+        Self::Method,
+        Self::Route,
+        Self::Host,
+        Self::NeedsCredentials,
+        Self::Redacted,
+        Self::Unreplayable,
+        Self::RouteCap,
+    ];
+
+    /// Name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Route => "route",
+            Self::Host => "host",
+            Self::NeedsCredentials => "needs_credentials",
+            Self::Redacted => "redacted",
+            Self::Unreplayable => "unreplayable",
+            Self::RouteCap => "route_cap",
+        }
+    }
+}
+
+/// A session of the plan: a recorded one, or a clone of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instance(pub u64);
+
+/// A request that is due.
+#[derive(Debug, Clone)]
+pub struct PlannedRequest {
+    /// What to send.
+    pub shape: SharedShape,
+    /// Status when recorded.
+    pub expected: Option<u16>,
+    /// Route, for tallies.
+    pub route: u16,
+}
+
+/// What is due.
+#[derive(Debug, Clone)]
+pub enum DepartureKind {
+    /// Open a connection.
+    Open,
+    /// Send a request.
+    Request(Arc<PlannedRequest>),
+    /// Close a connection.
+    Close,
+}
+
+/// Something that is due at a moment of the plan.
+#[derive(Debug, Clone)]
+pub struct Departure {
+    /// Nanoseconds since the start of the phase.
+    pub due_ns: u64,
+    /// Whose.
+    pub instance: Instance,
+    /// Connection within the session.
+    pub connection: u16,
+    /// What.
+    pub kind: DepartureKind,
+}

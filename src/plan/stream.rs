@@ -1,0 +1,299 @@
+//! The streaming plan: trace events in, departures out, in the order of their due times.
+//!
+//! Memory is bounded by the jitter window, not by the trace: a clone is never earlier than its original,
+//! so everything due before the original of the event at hand is final.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+
+use super::draw::{Salt, below, hash64};
+use super::screen::{RouteNames, Screen};
+use super::{Departure, DepartureKind, DropReason, Instance, PlannedRequest};
+use crate::limits::{CLONE_JITTER_MAX, PLAN_AHEAD_MAX};
+use crate::trace::{EventKind, RequestFacts, TraceEvent};
+use crate::units::{NANOS_PER_SEC, Scale, Speed};
+
+/// Where trace events come from; can be read again from the start.
+pub trait EventSource {
+    /// The next event, in time order.
+    ///
+    /// # Errors
+    /// When the trace cannot be read.
+    fn next_event(&mut self) -> anyhow::Result<Option<TraceEvent>>;
+    /// Goes back to the start.
+    ///
+    /// # Errors
+    /// When the trace cannot be opened again.
+    fn rewind(&mut self) -> anyhow::Result<()>;
+}
+
+/// What to make of a trace.
+#[derive(Debug, Clone)]
+pub struct PlanSettings {
+    /// Clones per session.
+    pub scale: Scale,
+    /// Speed of trace time.
+    pub speed: Speed,
+    /// First trace time used, nanoseconds.
+    pub from_ns: u64,
+    /// Trace time at which to stop, nanoseconds.
+    pub to_ns: u64,
+    /// Again from the start when the end is reached.
+    pub repeat: bool,
+    /// Run time at which to stop, nanoseconds.
+    pub for_ns: u64,
+    /// Seed of jitter and draws.
+    pub seed: u64,
+    /// This shard and how many there are.
+    pub shard: (u64, u64),
+    /// What may be sent.
+    pub screen: Screen,
+}
+
+impl PlanSettings {
+    /// Clones of a session, the original included: whole ones for all, the fraction by a stable hash.
+    #[must_use]
+    pub fn clones(&self, session_key: u64) -> u64 {
+        let (whole, fraction) = (self.scale.milli / 1000, self.scale.milli % 1000);
+        whole + u64::from(below(hash64(session_key, Salt::Scale), 1000) < fraction)
+    }
+
+    fn in_shard(&self, session_key: u64) -> bool {
+        let (mine, of) = self.shard;
+        of <= 1 || below(hash64(session_key, Salt::Shard), of) == mine
+    }
+
+    /// Start jitter of a clone in trace nanoseconds: none for the original, else below a 200th of the
+    /// trace and at most [`CLONE_JITTER_MAX`].
+    fn jitter(&self, instance: Instance, clone: u64, duration_ns: u64) -> u64 {
+        let most = (duration_ns / 200).min(CLONE_JITTER_MAX.as_nanos() as u64);
+        if clone == 0 { 0 } else { below(hash64(instance.0 ^ self.seed, Salt::Jitter), most) }
+    }
+}
+
+/// Identity of the `clone`-th copy of a session in the `round`-th pass.
+#[must_use]
+pub fn instance(session_key: u64, clone: u64, round: u64) -> Instance {
+    if clone == 0 && round == 0 {
+        return Instance(session_key);
+    }
+    // The multiplication keeps `key ^ hash` from cancelling out where keys were made by the same hash.
+    let spread = session_key.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    Instance(hash64(spread ^ hash64(clone ^ (round << 32), Salt::Instance), Salt::Instance))
+}
+
+/// What planning counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanCounts {
+    /// Requests of the trace in the chosen part, before scaling.
+    pub recorded: u64,
+    /// The same times their clones, in this shard.
+    pub scaled: u64,
+    /// Planned.
+    pub due: u64,
+    /// Dropped, by reason.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+impl PlanCounts {
+    /// The planning identity: `recorded x scale = due + dropped`.
+    #[must_use]
+    pub fn adds_up(&self) -> bool {
+        self.scaled == self.due + self.dropped.values().sum::<u64>()
+    }
+}
+
+struct Queued(Departure, u64);
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0.due_ns, self.1) == (other.0.due_ns, other.1)
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0.due_ns, self.1).cmp(&(other.0.due_ns, other.1))
+    }
+}
+
+/// The departures of a plan.
+pub struct PlanStream<S> {
+    source: S,
+    settings: PlanSettings,
+    /// Length of the chosen part of the trace, nanoseconds.
+    duration_ns: u64,
+    heap: BinaryHeap<Reverse<Queued>>,
+    seq: u64,
+    round: u64,
+    /// Due time up to which everything is final; `None` at the end of the trace.
+    final_ns: Option<u64>,
+    counts: PlanCounts,
+    routes: RouteNames,
+    caps: Vec<(u64, u64)>,
+}
+
+impl<S: EventSource> PlanStream<S> {
+    /// A plan over `source`; `duration_ns` is the length of the chosen part of the trace.
+    pub fn new(source: S, settings: PlanSettings, duration_ns: u64) -> Self {
+        let caps = vec![(0, 0); settings.screen.routes.max_rps.len()];
+        Self {
+            source,
+            settings,
+            duration_ns,
+            heap: BinaryHeap::new(),
+            seq: 0,
+            round: 0,
+            final_ns: Some(0),
+            counts: PlanCounts::default(),
+            routes: RouteNames::default(),
+            caps,
+        }
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn counts(&self) -> &PlanCounts {
+        &self.counts
+    }
+
+    /// Names of the routes met so far.
+    #[must_use]
+    pub fn routes(&self) -> &RouteNames {
+        &self.routes
+    }
+
+    /// Gives the source back.
+    pub fn into_source(self) -> S {
+        self.source
+    }
+
+    /// The next departure in the order of due times, or `None` at the end of the plan.
+    ///
+    /// # Errors
+    /// When the trace cannot be read, or the look-ahead exceeds its limit.
+    pub fn next_departure(&mut self) -> anyhow::Result<Option<Departure>> {
+        loop {
+            let ready = self.heap.peek().is_some_and(|Reverse(q)| self.final_ns.is_none_or(|f| q.0.due_ns <= f));
+            if ready || self.final_ns.is_none() {
+                return Ok(self.heap.pop().map(|Reverse(q)| q.0));
+            }
+            self.read()?;
+            if self.heap.len() > PLAN_AHEAD_MAX {
+                anyhow::bail!("the plan needs to look more than {PLAN_AHEAD_MAX} departures ahead; use a smaller --scale");
+            }
+        }
+    }
+
+    fn read(&mut self) -> anyhow::Result<()> {
+        let event = self.source.next_event()?;
+        let Some(event) = event.filter(|e| e.at.0 < self.settings.to_ns) else { return self.end_of_trace() };
+        if event.at.0 < self.settings.from_ns {
+            return Ok(());
+        }
+        let offset = event.at.0 - self.settings.from_ns;
+        let base = self.due(offset);
+        if base >= self.settings.for_ns {
+            self.final_ns = None;
+            return Ok(());
+        }
+        self.final_ns = Some(base);
+        self.plan(&event, offset);
+        Ok(())
+    }
+
+    /// Due time of a moment of the trace in this round.
+    fn due(&self, offset_ns: u64) -> u64 {
+        let before = u128::from(self.duration_ns) * u128::from(self.round);
+        let total = u64::try_from(before + u128::from(offset_ns)).unwrap_or(u64::MAX);
+        self.settings.speed.run_nanos(total)
+    }
+
+    fn end_of_trace(&mut self) -> anyhow::Result<()> {
+        let more = self.settings.repeat && self.duration_ns > 0 && self.counts.recorded > 0;
+        if more && self.due(self.duration_ns) < self.settings.for_ns {
+            self.round += 1;
+            self.source.rewind()
+        } else {
+            self.final_ns = None;
+            Ok(())
+        }
+    }
+
+    fn plan(&mut self, event: &TraceEvent, offset: u64) {
+        let key = event.session.key;
+        self.counts.recorded += u64::from(event.request().is_some());
+        if !self.settings.in_shard(key) {
+            return;
+        }
+        let clones = self.settings.clones(key);
+        let kind = match &event.kind {
+            EventKind::Open(_) => DepartureKind::Open,
+            EventKind::Close(_) => DepartureKind::Close,
+            EventKind::Request(r) => {
+                self.counts.scaled += clones;
+                match self.request(r, clones) {
+                    Some(planned) => DepartureKind::Request(planned),
+                    None => return,
+                }
+            }
+        };
+        for clone in 0..clones {
+            let instance = instance(key, clone, self.round);
+            let due_ns = self.due(offset + self.settings.jitter(instance, clone, self.duration_ns));
+            if matches!(kind, DepartureKind::Request(_)) {
+                if let EventKind::Request(r) = &event.kind
+                    && self.over_cap(r, due_ns)
+                {
+                    *self.counts.dropped.entry(DropReason::RouteCap).or_default() += 1;
+                    continue;
+                }
+                self.counts.due += 1;
+            }
+            let departure = Departure { due_ns, instance, connection: event.connection, kind: kind.clone() };
+            self.seq += 1;
+            self.heap.push(Reverse(Queued(departure, self.seq)));
+        }
+    }
+
+    fn request(&mut self, r: &RequestFacts, clones: u64) -> Option<Arc<PlannedRequest>> {
+        match self.settings.screen.judge(r) {
+            Ok(()) => {
+                let route = self.routes.number(&r.shape);
+                let shape = Arc::clone(&r.shape);
+                Some(Arc::new(PlannedRequest { shape, expected: r.status.value, route }))
+            }
+            Err(reason) => {
+                *self.counts.dropped.entry(reason).or_default() += clones;
+                None
+            }
+        }
+    }
+
+    /// Whether the route of a request has had its share of the second that `due_ns` lies in.
+    fn over_cap(&mut self, r: &RequestFacts, due_ns: u64) -> bool {
+        let routes = &self.settings.screen.routes;
+        let Some(cap) = routes.cap(&r.shape.method, r.shape.path()) else { return false };
+        let second = due_ns / NANOS_PER_SEC;
+        let mrps = routes.max_rps[cap].1.mrps;
+        // Requests allowed in this second: the growth of floor(rate x t), so 0.5/s is one in two seconds.
+        let until = |s: u64| u128::from(mrps) * u128::from(s) / 1000;
+        let allowed = until(second + 1) - until(second);
+        let (at, used) = &mut self.caps[cap];
+        if *at != second {
+            (*at, *used) = (second, 0);
+        }
+        *used += 1;
+        u128::from(*used) > allowed
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+pub(crate) mod tests;
