@@ -1,1 +1,193 @@
-//! stub
+//! The policy: what a run may do, from the user's words to checked values.
+//!
+//! `PolicyFile` mirrors the words; `Policy` is all the program sees. A key that this version does not
+//! enforce is refused, never ignored: a limit that somebody wrote down and nobody keeps is worse than none.
+//! Pure: the text is an argument.
+
+pub mod check;
+pub mod file;
+pub mod guards;
+pub mod lint;
+pub mod promql;
+pub mod settings;
+pub mod target;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use crate::govern::guard::{GuardSpec, Thresholds};
+use crate::govern::local_rules::LocalMetric;
+use crate::plan::routes::Routes;
+use crate::units::Rate;
+
+/// How grave a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The policy works, but look at this.
+    Warning,
+    /// The policy is refused.
+    Error,
+}
+
+/// Something to say about a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How grave.
+    pub severity: Severity,
+    /// Lint id, or empty.
+    pub id: &'static str,
+    /// Line in the file, from 1, where one is to blame.
+    pub line: Option<usize>,
+    /// Key or guard.
+    pub key: String,
+    /// What is wrong and what to write instead.
+    pub why: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.severity == Severity::Error { "error" } else { "warning" };
+        let id = if self.id.is_empty() { String::new() } else { format!(" {}", self.id) };
+        let line = self.line.map_or_else(String::new, |l| format!("line {l}: "));
+        write!(f, "{word}{id}: {line}{}: {}", self.key, self.why)
+    }
+}
+
+/// Why a policy was refused: all findings, errors among them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", show(.0))]
+pub struct Refused(pub Vec<Finding>);
+
+fn show(findings: &[Finding]) -> String {
+    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Where a query guard asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuardQuery {
+    /// Prometheus.
+    Prometheus(promql::Query),
+    /// A metrics page that we read ourselves.
+    Scrape(guards::ScrapeQuery),
+}
+
+/// A guard that asks somebody else.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryGuard {
+    /// Thresholds and confirmation.
+    pub spec: GuardSpec,
+    /// What to ask.
+    pub query: GuardQuery,
+    /// How often.
+    pub poll: Duration,
+    /// Deadline of one question.
+    pub timeout: Duration,
+}
+
+/// Prometheus as the policy names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prometheus {
+    /// Base URL.
+    pub url: String,
+    /// Interval of its scrapes.
+    pub scrape_interval: Duration,
+}
+
+/// Limits on rates and numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimits {
+    /// Highest scale, thousandths.
+    pub max_scale_milli: u64,
+    /// Highest request rate.
+    pub max_rps: Rate,
+    /// Highest rate of new connections.
+    pub max_new_connections: Rate,
+    /// Most requests in flight; `None` is derived from the plan.
+    pub max_in_flight: Option<u64>,
+    /// Longest time of one request.
+    pub request_timeout: Duration,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest wait for the previous answer on a connection.
+    pub session_blocked_max: Duration,
+}
+
+/// Settings of the governor as the policy gives them; `None` is derived from the lag of the guards.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GovernorWords {
+    /// Rate of the probe.
+    pub probe_rate: Option<Rate>,
+    /// Growth per step, share in parts per million.
+    pub step_ppm: Option<u32>,
+    /// Shortest time between steps.
+    pub step_hold: Option<Duration>,
+    /// Shortest time in back-off.
+    pub cooldown: Option<Duration>,
+    /// Health needed before a guard is clean.
+    pub clear_for: Option<Duration>,
+    /// Longest hold.
+    pub hold_max: Option<Duration>,
+    /// Back-offs allowed.
+    pub max_backoffs: Option<u32>,
+    /// Two back-offs within this end the run.
+    pub backoff_window: Option<Duration>,
+    /// Longest blindness.
+    pub no_data_abort: Option<Duration>,
+    /// Longest preflight.
+    pub preflight_max: Option<Duration>,
+    /// Time for answers after the last request.
+    pub drain_timeout: Option<Duration>,
+}
+
+/// A checked policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    /// Its name.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: Option<String>,
+    /// What to do when it fires, for the target's people.
+    pub runbook: Option<String>,
+    /// Where it is from, for people.
+    pub origin: String,
+    /// CRC-32C of its text, in hex, for the report.
+    pub hash: String,
+    /// Target URL, where the policy names one.
+    pub target_url: Option<String>,
+    /// Whom a run may hit.
+    pub allow: target::AllowList,
+    /// Recorded hosts that stand for the target; `None` is every host.
+    pub hosts: Option<BTreeSet<Vec<u8>>>,
+    /// Methods that may be sent.
+    pub methods: BTreeSet<Vec<u8>>,
+    /// Routes that may be sent.
+    pub routes: Routes,
+    /// Limits.
+    pub rate: RateLimits,
+    /// Kill file.
+    pub kill_file: Option<String>,
+    /// Prometheus.
+    pub prometheus: Option<Prometheus>,
+    /// Guards that ask somebody else.
+    pub guards: Vec<QueryGuard>,
+    /// Thresholds of local guards.
+    pub local: BTreeMap<LocalMetric, Thresholds>,
+    /// Governor.
+    pub governor: GovernorWords,
+    /// Warnings.
+    pub warnings: Vec<Finding>,
+}
+
+impl Policy {
+    /// Whether every target that this policy could allow is this machine.
+    #[must_use]
+    pub fn is_loopback_only(&self) -> bool {
+        self.target_url.as_deref().is_none_or(|url| {
+            target::split(url).is_some_and(|(_, host, _)| target::is_loopback_host(&host))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
