@@ -226,3 +226,9 @@ pub const POLICY_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Route patterns in a policy.
 pub const ROUTES_MAX: usize = 1_000;
+
+/// Our own send lag (99th percentile of a second) above which a result is not to be trusted.
+pub const LAG_LIMIT: Duration = Duration::from_millis(50);
+
+/// Seconds in a row above [`LAG_LIMIT`] before the governor holds.
+pub const LAG_SECONDS: u32 = 3;

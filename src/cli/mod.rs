@@ -4,7 +4,10 @@
 //! flags of `replay run`.
 
 mod capture;
+mod check;
+mod demo;
 mod progress;
+mod run;
 mod trace;
 
 use std::io::Write;
@@ -23,9 +26,12 @@ pub const REFUSED: u8 = 3;
 
 #[derive(Debug, Parser)]
 #[command(name = "replay", version, about, long_about = None, args_conflicts_with_subcommands = true)]
+#[command(subcommand_negates_reqs = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    run: run::RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -35,6 +41,15 @@ enum Command {
     /// Look at a trace.
     #[command(subcommand)]
     Trace(trace::TraceCommand),
+    /// Replay a trace against a target, governed (the same as `replay` alone).
+    Run(run::RunArgs),
+    /// Check a policy without sending any traffic.
+    Check(check::CheckArgs),
+    /// Watch the governor at work against a built-in shop on this machine; needs nothing else.
+    Demo(demo::DemoArgs),
+    /// Print the JSON Schema of report.json.
+    #[command(hide = true)]
+    Schema,
 }
 
 /// Parses the arguments, runs one subcommand and returns its exit code.
@@ -52,7 +67,11 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Some(Command::Capture(args)) => args.run(&mut out),
         Some(Command::Trace(command)) => command.run(&mut out),
-        None => Ok(USAGE),
+        Some(Command::Run(args)) => args.run(&mut out),
+        Some(Command::Check(args)) => args.run(&mut out),
+        Some(Command::Demo(args)) => args.run(&mut out),
+        Some(Command::Schema) => writeln!(out, "{:#}", crate::report::json::schema()).map(|()| OK).map_err(Into::into),
+        None => cli.run.run(&mut out),
     };
     drop(out.flush());
     match result {

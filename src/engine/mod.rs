@@ -1,1 +1,19 @@
-//! stub
+//! Joins the pure rooms with the edge: feeder, workers, governor thread, journal, shutdown.
+//!
+//! ```text
+//! feeder --departures--> worker 0..n --permits--> network
+//!    ^ stage                | beats
+//!    +------ governor <-----+      governor --> journal
+//! ```
+//!
+//! Each arrow is bounded. Every thread can be missed: a silent worker holds and then aborts the run, a
+//! silent governor lets the lease run out.
+
+pub mod feeder;
+pub mod governor;
+pub mod identity;
+pub mod journal;
+pub mod prepare;
+pub mod run;
+pub mod shared;
+pub mod worker;

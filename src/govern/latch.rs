@@ -83,7 +83,8 @@ impl Latch {
 
     /// Stops the run. The first cause is kept.
     pub fn set(&self, cause: StopCause) {
-        drop(self.cause.compare_exchange(0, cause.code(), Ordering::SeqCst, Ordering::SeqCst));
+        // Losing the race means that an earlier cause is kept.
+        let _first = self.cause.compare_exchange(0, cause.code(), Ordering::SeqCst, Ordering::SeqCst).is_ok();
     }
 
     /// Whether the run has been stopped. Two loads: cheap enough for every write.

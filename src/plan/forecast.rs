@@ -1,11 +1,12 @@
 //! What a plan will do, known before anything is sent: the whole plan is run through without a network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
 use super::DepartureKind;
+use super::screen::Screen;
 use crate::limits::PLAN_SECONDS_MAX;
-use crate::trace::TraceEvent;
 use crate::units::{NANOS_PER_SEC, Rate};
 
 /// Slots per second in which the peak is looked for.
@@ -28,8 +29,10 @@ pub struct Forecast {
     pub connections_peak: u64,
     /// Sessions with at least one request.
     pub sessions: u64,
-    /// Names of routes by number, with their requests.
+    /// Routes with their requests.
     pub routes: Vec<(String, u64)>,
+    /// Names of routes by number.
+    pub route_names: Vec<String>,
 }
 
 impl Forecast {
@@ -47,34 +50,52 @@ impl Forecast {
     }
 }
 
-/// Length of the chosen part of a trace: from the part's start to its last event.
+/// Length of the chosen part of a trace, from the part's start to its last event.
 ///
 /// # Errors
 /// When the trace cannot be read.
 pub fn duration_ns(source: &mut impl EventSource, from_ns: u64, to_ns: u64) -> anyhow::Result<u64> {
+    Ok(survey(source, None, from_ns, to_ns)?.0)
+}
+
+/// Connections with at least one request that may be sent.
+type Live = BTreeSet<(u64, u16)>;
+
+/// Length and live connections of the chosen part of a trace.
+fn survey(
+    source: &mut impl EventSource,
+    screen: Option<&Screen>,
+    from_ns: u64,
+    to_ns: u64,
+) -> anyhow::Result<(u64, Live)> {
     source.rewind()?;
-    let mut last = from_ns;
-    while let Some(TraceEvent { at, .. }) = source.next_event()? {
-        if at.0 >= to_ns {
+    let (mut last, mut live) = (from_ns, Live::new());
+    while let Some(event) = source.next_event()? {
+        if event.at.0 >= to_ns {
             break;
         }
-        last = last.max(at.0);
+        last = last.max(event.at.0);
+        let sent = event.request().is_some_and(|r| screen.is_some_and(|s| s.judge(r).is_ok()));
+        if sent && event.at.0 >= from_ns {
+            live.insert((event.session.key, event.connection));
+        }
     }
     source.rewind()?;
-    Ok((last - from_ns).max(1))
+    Ok(((last - from_ns).max(1), live))
 }
 
 /// Runs the whole plan through. Gives the source back, at its start. `each` is called with every
-/// departure's due time of a request, in order.
+/// departure's due time of a request, in order. Fills in `settings.live`.
 ///
 /// # Errors
 /// When the trace cannot be read or the plan is longer than a week.
 pub fn forecast<S: EventSource>(
     mut source: S,
-    settings: &PlanSettings,
+    settings: &mut PlanSettings,
     mut each: impl FnMut(u64),
 ) -> anyhow::Result<(Forecast, u64, S)> {
-    let duration = duration_ns(&mut source, settings.from_ns, settings.to_ns)?;
+    let (duration, live) = survey(&mut source, Some(&settings.screen), settings.from_ns, settings.to_ns)?;
+    settings.live = Some(Arc::new(live));
     let mut stream = PlanStream::new(source, settings.clone(), duration);
     let mut f = Forecast::default();
     let mut slots: std::collections::VecDeque<(u64, u64)> = std::collections::VecDeque::new();
@@ -124,6 +145,7 @@ pub fn forecast<S: EventSource>(
     let names = stream.routes().names();
     let name = |(n, count): (&u16, &u64)| (names.get(usize::from(*n)).cloned().unwrap_or_default(), *count);
     f.routes = per_route.iter().map(name).collect();
+    f.route_names = names.to_vec();
     let mut source = stream.into_source();
     source.rewind()?;
     Ok((f, duration, source))

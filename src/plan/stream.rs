@@ -4,7 +4,7 @@
 //! so everything due before the original of the event at hand is final.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 use super::draw::{Salt, below, hash64};
@@ -49,9 +49,16 @@ pub struct PlanSettings {
     pub shard: (u64, u64),
     /// What may be sent.
     pub screen: Screen,
+    /// Connections that carry at least one request to be sent; `None` keeps all. The forecast fills it in,
+    /// so that no connection is opened for nothing.
+    pub live: Option<Arc<BTreeSet<(u64, u16)>>>,
 }
 
 impl PlanSettings {
+    fn is_live(&self, event: &TraceEvent) -> bool {
+        self.live.as_ref().is_none_or(|live| live.contains(&(event.session.key, event.connection)))
+    }
+
     /// Clones of a session, the original included: whole ones for all, the fraction by a stable hash.
     #[must_use]
     pub fn clones(&self, session_key: u64) -> u64 {
@@ -234,6 +241,7 @@ impl<S: EventSource> PlanStream<S> {
         }
         let clones = self.settings.clones(key);
         let kind = match &event.kind {
+            EventKind::Open(_) | EventKind::Close(_) if !self.settings.is_live(event) => return,
             EventKind::Open(_) => DepartureKind::Open,
             EventKind::Close(_) => DepartureKind::Close,
             EventKind::Request(r) => {

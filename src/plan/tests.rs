@@ -71,6 +71,7 @@ pub(crate) fn settings() -> PlanSettings {
         seed: 7,
         shard: (0, 1),
         screen: Screen { methods: Screen::safe_methods(), routes: Routes::default(), hosts: None },
+        live: None,
     }
 }
 
@@ -212,9 +213,9 @@ fn parts_and_loops() {
 #[test]
 fn a_forecast_sees_what_will_be_sent() {
     let rows: Vec<_> = (0..1_000u64).map(|i| (i * 10, i % 10)).collect();
-    let s = PlanSettings { scale: Scale { milli: 2000 }, ..settings() };
+    let mut s = PlanSettings { scale: Scale { milli: 2000 }, ..settings() };
     let mut seen = 0;
-    let (f, _, _) = forecast(trace(&rows), &s, |_| seen += 1).unwrap();
+    let (f, _, _) = forecast(trace(&rows), &mut s, |_| seen += 1).unwrap();
     assert_eq!((seen, f.counts.due), (2_000, 2_000));
     assert!((190..=215).contains(&(f.peak.rps() as u64)), "{}", f.peak);
     assert_eq!((f.sessions, f.connections_peak), (20, 20));
@@ -230,6 +231,8 @@ fn opens_and_closes_follow_their_session() {
     events.insert(0, open);
     events.push(close);
     let s = PlanSettings { scale: Scale { milli: 3000 }, ..settings() };
+    let none = PlanSettings { live: Some(Arc::default()), ..s.clone() };
+    assert_eq!(all(Memory(events.clone(), 0), &none).0.len(), 3, "nothing is opened for nothing");
     let (out, _) = all(Memory(events, 0), &s);
     assert_eq!(out.len(), 9);
     for instance in out.iter().map(|d| d.instance).collect::<std::collections::BTreeSet<_>>() {

@@ -18,6 +18,10 @@ impl FineTimer {
     ///
     /// # Errors
     /// When the kernel has no more file descriptors.
+    #[allow(
+        deprecated,
+        reason = "the safe constructor is sound for an OwnedFd, whose descriptor cannot change; its successor is unsafe"
+    )]
     pub fn new() -> io::Result<Self> {
         let fd = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self { fd: AsyncFd::new(fd)? })
@@ -41,7 +45,7 @@ impl FineTimer {
         let mut guard = self.fd.readable().await?;
         let mut count = [0u8; 8];
         // The count of expirations is of no interest; reading it re-arms readiness.
-        drop(rustix::io::read(self.fd.get_ref(), &mut count));
+        let _spurious = rustix::io::read(self.fd.get_ref(), &mut count).is_err();
         guard.clear_ready();
         Ok(())
     }

@@ -1,1 +1,9 @@
-//! stub
+//! Guards that ask somebody else: Prometheus, and metrics pages that we read ourselves.
+//!
+//! Whatever goes wrong becomes a reading ([`Answer`](crate::govern::reading::Answer)), never a number and
+//! never silence: each question has one deadline for everything.
+
+pub mod exposition;
+pub mod get;
+pub mod poll;
+pub mod prometheus;

@@ -1,0 +1,281 @@
+//! What one worker has to tell: tallies for the report, a bucket for the governor.
+//!
+//! One thread writes it, so it needs no lock; the worker hands copies over at its heart-beat. Every due
+//! request is a [`Due`], which can be resolved once only and resolves itself when it is dropped: the
+//! identities hold however a run ends.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::gated::SharedArmed;
+use crate::edge::host::clock::Clock;
+use crate::govern::gate::ShedReason;
+use crate::govern::local::{LocalBucket, LocalNow};
+use crate::measure::latency::Latency;
+use crate::measure::outcome::{Ending, Outcome, RunPhase, is_expected};
+use crate::measure::tally::{ConnectTimes, Tally};
+use crate::plan::PlannedRequest;
+use crate::units::RunTime;
+
+/// Counts of one stretch of time, for the governor and the timeline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Due.
+    pub due: u64,
+    /// Left out by the share.
+    pub thinned: u64,
+    /// Cut for any other reason.
+    pub shed: u64,
+    /// Sent.
+    pub sent: u64,
+    /// Ended well.
+    pub ok: u64,
+    /// Ended otherwise.
+    pub bad: u64,
+}
+
+/// What a worker tells the governor at a heart-beat.
+#[derive(Debug, Default)]
+pub struct Beat {
+    /// Since the last one.
+    pub bucket: LocalBucket,
+    /// Since the last one.
+    pub flow: Flow,
+    /// Since the last one.
+    pub lag: Latency,
+    /// Now.
+    pub now: LocalNow,
+    /// The target asked for quiet until then.
+    pub quiet_until: RunTime,
+}
+
+impl Beat {
+    /// Adds what happened since; what is true now replaces.
+    pub fn absorb(&mut self, newer: Self) {
+        self.bucket.merge(&newer.bucket);
+        self.flow.due += newer.flow.due;
+        self.flow.thinned += newer.flow.thinned;
+        self.flow.shed += newer.flow.shed;
+        self.flow.sent += newer.flow.sent;
+        self.flow.ok += newer.flow.ok;
+        self.flow.bad += newer.flow.bad;
+        self.lag.merge(&newer.lag);
+        self.now = newer.now;
+        self.quiet_until = self.quiet_until.max(newer.quiet_until);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lead_in: Tally,
+    measure: Tally,
+    beat: Beat,
+    in_flight: BTreeMap<u64, RunTime>,
+    next: u64,
+    failures_in_a_row: u64,
+}
+
+impl Inner {
+    fn tally(&mut self, phase: RunPhase) -> &mut Tally {
+        match phase {
+            RunPhase::LeadIn => &mut self.lead_in,
+            RunPhase::Measure => &mut self.measure,
+        }
+    }
+}
+
+/// The book of one worker.
+#[derive(Debug, Clone)]
+pub struct Book {
+    inner: Rc<RefCell<Inner>>,
+    clock: Clock,
+}
+
+impl Book {
+    /// An empty book.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { inner: Rc::default(), clock }
+    }
+
+    /// A request is due.
+    #[must_use]
+    pub fn due(&self, due: RunTime, phase: RunPhase, planned: Arc<PlannedRequest>) -> Due {
+        let mut inner = self.inner.borrow_mut();
+        inner.tally(phase).due();
+        inner.beat.flow.due += 1;
+        Due { book: self.clone(), due, phase, planned, sent: None, resolved: false }
+    }
+
+    /// A connection was opened.
+    pub fn connected(&self, phase: RunPhase, times: ConnectTimes, again: bool) {
+        let mut inner = self.inner.borrow_mut();
+        inner.beat.bucket.counts.connects += 1;
+        let tally = inner.tally(phase);
+        tally.connected(times);
+        tally.reopened += u64::from(again);
+    }
+
+    /// A connection could not be opened.
+    pub fn connect_failed(&self, phase: RunPhase) {
+        let mut inner = self.inner.borrow_mut();
+        inner.beat.bucket.counts.connects += 1;
+        inner.beat.bucket.counts.connect_failures += 1;
+        inner.failures_in_a_row += 1;
+        inner.tally(phase).connect_failures += 1;
+    }
+
+    /// The target asked for quiet.
+    pub fn quiet_until(&self, until: RunTime) {
+        let mut inner = self.inner.borrow_mut();
+        inner.beat.quiet_until = inner.beat.quiet_until.max(until);
+    }
+
+    /// What happened since the last call, and what is true now.
+    #[must_use]
+    pub fn take_beat(&self) -> Beat {
+        let now = self.clock.now();
+        let mut inner = self.inner.borrow_mut();
+        let mut beat = std::mem::take(&mut inner.beat);
+        beat.now.in_flight = inner.in_flight.len() as u64;
+        beat.now.failures_in_a_row = inner.failures_in_a_row;
+        for since in inner.in_flight.values() {
+            let age = now.since(*since).as_nanos() as u64;
+            beat.now.oldest_ns = beat.now.oldest_ns.max(age);
+            beat.now.ages.add(age);
+        }
+        beat
+    }
+
+    /// The tallies of both phases, at the end.
+    #[must_use]
+    pub fn take_tallies(&self) -> (Tally, Tally) {
+        let mut inner = self.inner.borrow_mut();
+        (std::mem::take(&mut inner.lead_in), std::mem::take(&mut inner.measure))
+    }
+}
+
+/// A due request. It ends in exactly one way.
+#[derive(Debug)]
+pub struct Due {
+    book: Book,
+    /// When it was due.
+    pub due: RunTime,
+    /// Phase.
+    pub phase: RunPhase,
+    /// What to send.
+    pub planned: Arc<PlannedRequest>,
+    /// Its number in flight and what its I/O knows, once sent.
+    sent: Option<(u64, SharedArmed)>,
+    resolved: bool,
+}
+
+impl Due {
+    /// It is cut.
+    pub fn shed(mut self, reason: ShedReason) {
+        self.resolve_shed(reason);
+    }
+
+    fn resolve_shed(&mut self, reason: ShedReason) {
+        self.resolved = true;
+        let mut inner = self.book.inner.borrow_mut();
+        inner.tally(self.phase).shed(reason);
+        if reason == ShedReason::Thinned {
+            inner.beat.flow.thinned += 1;
+        } else {
+            inner.beat.flow.shed += 1;
+        }
+    }
+
+    /// It is handed to its connection under a permit.
+    pub fn sent(&mut self, armed: SharedArmed, own_lag: bool) {
+        let now = self.book.clock.now();
+        let mut inner = self.book.inner.borrow_mut();
+        inner.next += 1;
+        let number = inner.next;
+        inner.in_flight.insert(number, now);
+        inner.beat.flow.sent += 1;
+        inner.tally(self.phase).sent(self.due, now, own_lag);
+        if own_lag {
+            inner.beat.lag.add(now.since(self.due));
+        }
+        drop(inner);
+        self.sent = Some((number, armed));
+    }
+
+    /// A sent request ended.
+    pub fn ended(mut self, ending: Ending, bytes: u64) {
+        self.resolve_ended(ending, bytes);
+    }
+
+    fn resolve_ended(&mut self, ending: Ending, bytes: u64) {
+        self.resolved = true;
+        let Some((number, armed)) = self.sent.take() else { return };
+        let (written, first_byte) = (armed.borrow().written(), armed.borrow().first_byte());
+        armed.borrow_mut().disarm();
+        let outcome = Outcome {
+            phase: self.phase,
+            route: self.planned.route,
+            expected: self.planned.expected,
+            due: self.due,
+            written,
+            first_byte,
+            done: self.book.clock.now(),
+            bytes,
+            ending,
+        };
+        let mut inner = self.book.inner.borrow_mut();
+        inner.in_flight.remove(&number);
+        inner.tally(self.phase).ended(&outcome);
+        inner.note(&outcome);
+    }
+}
+
+impl Inner {
+    /// Tells the governor's bucket.
+    fn note(&mut self, o: &Outcome) {
+        let counts = &mut self.beat.bucket.counts;
+        if o.ending == Ending::Cancelled {
+            return;
+        }
+        counts.done += 1;
+        let mut failed = true;
+        match o.ending {
+            Ending::Answered(status) => {
+                let refused = status >= 500 || status == 429;
+                let blocked = matches!(status, 401 | 403) && o.expected != Some(status);
+                failed = refused;
+                counts.refused += u64::from(refused);
+                counts.blocked += u64::from(blocked);
+                counts.unexpected += u64::from(!is_expected(o.expected, status));
+            }
+            Ending::Timeout => counts.timeouts += 1,
+            Ending::Error(_) | Ending::FailedBeforeWrite | Ending::Cancelled => counts.errors += 1,
+        }
+        if let (Some(written), Ending::Answered(_) | Ending::Timeout) = (o.written, o.ending) {
+            self.beat.bucket.service.add(o.done.since(written).as_nanos() as u64);
+        }
+        self.failures_in_a_row = if failed { self.failures_in_a_row + 1 } else { 0 };
+        let good = matches!(o.ending, Ending::Answered(s) if is_expected(o.expected, s));
+        self.beat.flow.ok += u64::from(good);
+        self.beat.flow.bad += u64::from(!good);
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        if self.resolved {
+            return;
+        }
+        match &self.sent {
+            None => self.resolve_shed(ShedReason::Latched),
+            Some((_, armed)) => {
+                let written = armed.borrow().written().is_some();
+                let ending = if written { Ending::Cancelled } else { Ending::FailedBeforeWrite };
+                self.resolve_ended(ending, 0);
+            }
+        }
+    }
+}

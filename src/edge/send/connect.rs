@@ -1,0 +1,111 @@
+//! Opens one connection: TCP, then TLS where the target wants it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::dns::Resolver;
+use crate::edge::host::clock::Clock;
+use crate::govern::gate::ConnectPermit;
+use crate::measure::tally::ConnectTimes;
+use crate::policy::target::Target;
+
+/// A connection to the target.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plain TCP.
+    Plain(TcpStream),
+    /// TLS over TCP.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What opening needs to know.
+#[derive(Debug)]
+pub struct Connector {
+    /// Whom.
+    pub target: Target,
+    /// Where.
+    pub resolver: Resolver,
+    /// TLS, for https targets.
+    pub tls: Option<Arc<ClientConfig>>,
+    /// Longest time in all.
+    pub timeout: Duration,
+    /// Clock.
+    pub clock: Clock,
+}
+
+impl Connector {
+    /// Opens a connection. The permit is used up whether or not it succeeds.
+    ///
+    /// # Errors
+    /// When the name, the address, the handshake or the time-out says no.
+    pub async fn open(&self, permit: ConnectPermit) -> anyhow::Result<(Stream, ConnectTimes)> {
+        drop(permit);
+        tokio::time::timeout(self.timeout, self.open_inner()).await?
+    }
+
+    async fn open_inner(&self) -> anyhow::Result<(Stream, ConnectTimes)> {
+        let (addr, dns) = self.resolver.next(&self.target).await?;
+        let start = self.clock.now();
+        let tcp = TcpStream::connect(addr.get()).await?;
+        tcp.set_nodelay(true)?;
+        let connect = Some(self.clock.now().since(start));
+        let Some(config) = &self.tls else {
+            return Ok((Stream::Plain(tcp), ConnectTimes { dns, connect, tls: None }));
+        };
+        let start = self.clock.now();
+        let name = ServerName::try_from(self.target.host().to_owned())?;
+        let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
+        let times = ConnectTimes { dns, connect, tls: Some(self.clock.now().since(start)) };
+        Ok((Stream::Tls(Box::new(tls)), times))
+    }
+}
+
+impl Stream {
+    /// Whether written bytes may still lie in a buffer of ours.
+    #[must_use]
+    pub fn is_buffered(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The feeder: turns the plan into departures a little ahead of their time, and deals them to workers.
+//!
+//! It never runs more than [`HORIZON`] ahead, so memory is bounded by time and a stop leaves little behind.
+//! Sessions stay with one worker, by hash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{Sender, error::TrySendError};
+
+use super::shared::{Shared, Stage};
+use crate::edge::host::clock::wait;
+use crate::govern::latch::StopCause;
+use crate::limits::{FEED_BATCH_MAX, HORIZON};
+use crate::plan::draw::{Salt, below, hash64};
+use crate::plan::stationary::{Sample, StationaryPlan};
+use crate::plan::stream::{EventSource, PlanStream};
+use crate::plan::Departure;
+use crate::units::{Rate, RunTime};
+
+/// Departures for one worker, all of one stage.
+#[derive(Debug)]
+pub struct Batch {
+    /// Number of the stage they belong to.
+    pub epoch: u64,
+    /// Run time of the stage's start.
+    pub start: RunTime,
+    /// In the order of due times.
+    pub departures: Vec<Departure>,
+}
+
+/// How long the feeder rests when it is far enough ahead.
+const REST: Duration = Duration::from_millis(20);
+
+/// What the measure phase sends.
+pub enum MeasurePlan<S> {
+    /// The trace.
+    Trace(Box<PlanStream<S>>),
+    /// The recorded mix at a steady rate, until the run's duration is over.
+    Steady(Rate, u64),
+}
+
+/// Everything the feeder needs.
+pub struct Feeder<S> {
+    /// Shared state.
+    pub shared: Arc<Shared>,
+    /// Workers.
+    pub workers: Vec<Sender<Batch>>,
+    /// Sessions for the stationary plan.
+    pub sample: Arc<Sample>,
+    /// Rate of the stationary plan at a share of one.
+    pub target: Rate,
+    /// Seed.
+    pub seed: u64,
+    /// The measure phase.
+    pub plan: MeasurePlan<S>,
+}
+
+impl<S: EventSource> Feeder<S> {
+    /// Feeds until the run has ended. Sets the latch when the plan cannot be read to its end.
+    pub fn run(mut self) {
+        if let Err(error) = self.feed() {
+            use std::io::Write;
+            drop(writeln!(std::io::stderr(), "replay: the plan cannot be read any further: {error:#}"));
+            self.shared.gate.latch().set(StopCause::Plan);
+        }
+    }
+
+    fn feed(&mut self) -> anyhow::Result<()> {
+        let mut stationary: Option<(u64, StationaryPlan)> = None;
+        let mut dealt = Dealt::default();
+        let mut of_epoch = u64::MAX;
+        loop {
+            let (stage, epoch) = self.shared.stage();
+            if of_epoch != epoch {
+                (of_epoch, dealt) = (epoch, Dealt::default());
+            }
+            let start = match stage {
+                Stage::Ended => return Ok(()),
+                Stage::Waiting | Stage::Stopped => {
+                    wait(REST);
+                    continue;
+                }
+                Stage::LeadIn(start) | Stage::Measure(start) => start,
+            };
+            let measure = matches!(stage, Stage::Measure(_));
+            let steady = match &self.plan {
+                MeasurePlan::Steady(rate, until) if measure => Some((*rate, *until)),
+                MeasurePlan::Steady(..) | MeasurePlan::Trace(_) if measure => None,
+                MeasurePlan::Steady(..) | MeasurePlan::Trace(_) => Some((self.target, u64::MAX)),
+            };
+            let ended = if let Some((rate, until)) = steady {
+                if stationary.as_ref().is_none_or(|(e, _)| *e != epoch) {
+                    let plan = StationaryPlan::new(Arc::clone(&self.sample), rate, self.seed ^ epoch);
+                    stationary = plan.map(|p| (epoch, p));
+                }
+                let Some((_, plan)) = &mut stationary else { anyhow::bail!("no request of the trace may be sent") };
+                let mut next = || Ok(plan.next().filter(|d| d.due_ns < until));
+                deal(&self.shared, &self.workers, epoch, start, &mut dealt, &mut next)?
+            } else if let MeasurePlan::Trace(plan) = &mut self.plan {
+                deal(&self.shared, &self.workers, epoch, start, &mut dealt, &mut || plan.next_departure())?
+            } else {
+                None
+            };
+            if let Some(last) = ended {
+                self.wait_for_end(epoch, last);
+            }
+            wait(REST);
+        }
+    }
+
+    /// All departures are dealt: waits until the last one is due, then says so.
+    fn wait_for_end(&self, epoch: u64, last: RunTime) {
+        while self.shared.epoch() == epoch && self.shared.clock.now() < last.plus(Duration::from_millis(50)) {
+            wait(REST);
+        }
+        if self.shared.epoch() == epoch {
+            self.shared.set_plan_ended();
+        }
+        while self.shared.epoch() == epoch {
+            wait(REST);
+        }
+    }
+}
+
+/// What has been dealt of a stage.
+#[derive(Debug, Default)]
+struct Dealt {
+    /// A departure behind the horizon, kept for the next time.
+    held: Option<Departure>,
+    /// When the last departure that was dealt is due.
+    last: RunTime,
+}
+
+/// Deals all departures within the horizon. Returns the time of the last one at the end of the plan.
+fn deal(
+    shared: &Shared,
+    workers: &[Sender<Batch>],
+    epoch: u64,
+    start: RunTime,
+    dealt: &mut Dealt,
+    next: &mut dyn FnMut() -> anyhow::Result<Option<Departure>>,
+) -> anyhow::Result<Option<RunTime>> {
+    let mut batches: Vec<Vec<Departure>> = workers.iter().map(|_| Vec::new()).collect();
+    let mut ended = None;
+    let horizon = shared.clock.now().plus(HORIZON);
+    loop {
+        let departure = match dealt.held.take() {
+            Some(d) => d,
+            None => match next()? {
+                Some(d) => d,
+                None => {
+                    ended = Some(dealt.last.max(start));
+                    break;
+                }
+            },
+        };
+        let due = RunTime(start.0.saturating_add(departure.due_ns));
+        if due > horizon {
+            dealt.held = Some(departure);
+            break;
+        }
+        dealt.last = due;
+        let worker = below(hash64(departure.instance.0, Salt::Worker), workers.len() as u64) as usize;
+        batches[worker].push(departure);
+        if batches[worker].len() >= FEED_BATCH_MAX {
+            send(shared, &workers[worker], epoch, start, std::mem::take(&mut batches[worker]));
+        }
+    }
+    for (worker, departures) in workers.iter().zip(batches) {
+        if !departures.is_empty() {
+            send(shared, worker, epoch, start, departures);
+        }
+    }
+    Ok(ended)
+}
+
+/// Sends a batch; waits while the worker's queue is full, unless the stage changes meanwhile.
+fn send(shared: &Shared, worker: &Sender<Batch>, epoch: u64, start: RunTime, departures: Vec<Departure>) {
+    let mut batch = Batch { epoch, start, departures };
+    loop {
+        match worker.try_send(batch) {
+            Ok(()) | Err(TrySendError::Closed(_)) => return,
+            Err(TrySendError::Full(back)) if shared.epoch() == epoch => {
+                batch = back;
+                wait(Duration::from_millis(1));
+            }
+            Err(TrySendError::Full(_)) => return,
+        }
+    }
+}

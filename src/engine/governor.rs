@@ -1,0 +1,321 @@
+//! The governor's thread: gathers readings every 100 ms, asks the pure core, carries out what it says.
+//!
+//! It runs on an OS thread of its own, so that no amount of work on the senders' runtimes can delay it. If
+//! it dies, its guard sets the latch, and even without that the lease runs out.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::journal::{Journal, Line};
+use super::shared::{Shared, Stage};
+use crate::edge::host::clock::{wait, wall};
+use crate::edge::host::kill_file::KillFile;
+use crate::edge::send::book::{Beat, Flow};
+use crate::edge::watch::poll::Board;
+use crate::govern::guard::{Guard, Sample, View};
+use crate::govern::inputs::{Finish, Inputs};
+use crate::govern::latch::StopCause;
+use crate::govern::local::{LocalNow, LocalWindow};
+use crate::govern::local_rules::LocalMetric;
+use crate::govern::settings::Settings;
+use crate::govern::state::{Phase, State, Terminal};
+use crate::govern::step::{Effect, step};
+use crate::limits::{LAG_LIMIT, LAG_SECONDS, TICK};
+use crate::measure::latency::Latency;
+use crate::measure::timeline::Row;
+use crate::units::{NANOS_PER_SEC, Rate, RunTime};
+
+/// What the live line shows.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The newest second.
+    pub row: Row,
+    /// Rate that the share stands for now.
+    pub target_rps: f64,
+    /// Time of the run.
+    pub at: RunTime,
+}
+
+/// A change worth telling.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// When.
+    pub at: RunTime,
+    /// What.
+    pub effect: Effect,
+    /// Guards with their readings at that moment.
+    pub views: Vec<View>,
+}
+
+/// What the governor leaves behind.
+#[derive(Debug)]
+pub struct GovernorEnd {
+    /// How the run ended.
+    pub terminal: Terminal,
+    /// The last state.
+    pub state: State,
+    /// One row a second.
+    pub timeline: Vec<Row>,
+    /// What it did and when.
+    pub told: Vec<Told>,
+    /// Worst value of each guard.
+    pub worst: Vec<Option<f64>>,
+    /// Last view of each guard.
+    pub views: Vec<View>,
+}
+
+/// Everything the governor needs.
+pub struct Governor {
+    /// Shared state.
+    pub shared: Arc<Shared>,
+    /// Settings.
+    pub settings: Settings,
+    /// Metrics of the local guards, which come first in the settings.
+    pub local: Vec<LocalMetric>,
+    /// Samples of the other guards.
+    pub board: Board,
+    /// Kill file.
+    pub kill_file: Option<KillFile>,
+    /// Rate of new connections at a share of one.
+    pub connects: Rate,
+    /// Journal.
+    pub journal: Journal,
+    /// Live numbers.
+    pub snapshot: Arc<Mutex<Snapshot>>,
+}
+
+/// Sets the latch when the governor's thread ends for whatever reason.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if self.0.stage().0 != Stage::Ended {
+            self.0.gate.latch().set(StopCause::GovernorGone);
+            self.0.set_stage(Stage::Ended);
+        }
+    }
+}
+
+/// Numbers of the last second, tick by tick.
+#[derive(Debug, Default)]
+struct Recent {
+    flows: VecDeque<Flow>,
+    /// Sent per second, one entry a tick, over the last L.
+    rates: VecDeque<u64>,
+    sent: u64,
+    offered: u64,
+}
+
+impl Recent {
+    fn push(&mut self, flow: Flow, lag_ticks: usize) {
+        self.flows.push_back(flow);
+        while self.flows.len() > 10 {
+            self.flows.pop_front();
+        }
+        self.sent += flow.sent;
+        self.offered += flow.due.saturating_sub(flow.thinned);
+        self.rates.push_back(self.sent_1s());
+        while self.rates.len() > lag_ticks.max(1) {
+            self.rates.pop_front();
+        }
+    }
+
+    fn sent_1s(&self) -> u64 {
+        self.flows.iter().map(|f| f.sent).sum()
+    }
+
+    fn offered_1s(&self) -> u64 {
+        self.flows.iter().map(|f| f.due.saturating_sub(f.thinned)).sum()
+    }
+}
+
+struct Watch {
+    guards: Vec<Guard>,
+    window: LocalWindow,
+    recent: Recent,
+    lag_second: Latency,
+    lag_seconds_bad: u32,
+    quiet_until: RunTime,
+    silent: Duration,
+}
+
+impl Watch {
+    /// A second is over: was our own sending late in it?
+    fn end_second(&mut self) {
+        let limit_ms = LAG_LIMIT.as_secs_f64() * 1e3;
+        let bad = self.lag_second.quantile_ms(0.99).is_some_and(|p99| p99 > limit_ms);
+        self.lag_seconds_bad = if bad { self.lag_seconds_bad + 1 } else { 0 };
+        self.lag_second = Latency::default();
+    }
+}
+
+impl Governor {
+    /// Governs to the end of the run.
+    ///
+    /// # Errors
+    /// When the journal could not be written to its end.
+    pub fn run(self) -> anyhow::Result<GovernorEnd> {
+        let _alive = Alive(Arc::clone(&self.shared));
+        let mut state = State::start(&self.settings);
+        let mut watch = Watch {
+            guards: self.settings.guards.iter().map(|_| Guard::default()).collect(),
+            window: LocalWindow::default(),
+            recent: Recent::default(),
+            lag_second: Latency::default(),
+            lag_seconds_bad: 0,
+            quiet_until: RunTime::START,
+            silent: Duration::ZERO,
+        };
+        let (mut timeline, mut told, mut row) = (Vec::new(), Vec::new(), Row::default());
+        let clock = self.shared.clock;
+        let (mut due, mut last) = (clock.now(), (clock.now(), wall()));
+        loop {
+            wait(due.since(clock.now()));
+            let (now, wall_now) = (clock.now(), wall());
+            let late = now.since(due);
+            let jump = clock_jump(last, (now, wall_now));
+            last = (now, wall_now);
+            due = due.plus(TICK).max(now);
+            let flow = self.gather(&mut watch, now);
+            let inputs = self.inputs(&mut watch, now, late, jump);
+            let (next, effects) = step(&self.settings, &state, &inputs);
+            state = next;
+            self.carry_out(&state, &effects, now);
+            told.extend(effects.iter().map(|e| Told { at: now, effect: *e, views: inputs.guards.clone() }));
+            self.row(&mut row, &mut timeline, flow, &state, &mut watch, now);
+            let grant = state.grant(&self.settings, now);
+            let views = inputs.guards.clone();
+            self.journal.put(Line::Tick { inputs, state: state.clone(), effects, grant });
+            if state.phase == Phase::Done {
+                timeline.push(row);
+                self.shared.set_stage(Stage::Ended);
+                self.journal.finish()?;
+                let terminal = state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
+                let worst = watch.guards.iter().map(Guard::worst).collect();
+                return Ok(GovernorEnd { terminal, state, timeline, told, worst, views });
+            }
+        }
+    }
+
+    /// Takes the beats of all workers into the windows.
+    fn gather(&self, watch: &mut Watch, now: RunTime) -> Flow {
+        let mut all = Beat::default();
+        let (mut live, mut failures) = (LocalNow::default(), 0);
+        watch.silent = Duration::ZERO;
+        for port in &self.shared.ports {
+            let (beat, last) = port.take();
+            watch.silent = watch.silent.max(now.since(last));
+            live.in_flight += beat.now.in_flight;
+            live.oldest_ns = live.oldest_ns.max(beat.now.oldest_ns);
+            live.ages.merge(&beat.now.ages);
+            failures = failures.max(beat.now.failures_in_a_row);
+            all.absorb(beat);
+        }
+        live.failures_in_a_row = failures;
+        live.in_flight = live.in_flight.max(self.shared.gate.in_flight());
+        live.in_flight_max = self.shared.gate.in_flight_max();
+        watch.window.push(all.bucket, live);
+        watch.quiet_until = watch.quiet_until.max(all.quiet_until);
+        watch.lag_second.merge(&all.lag);
+        let lag_ticks = (self.settings.lag.as_millis() / TICK.as_millis()) as usize;
+        watch.recent.push(all.flow, lag_ticks);
+        all.flow
+    }
+
+    fn inputs(&self, watch: &mut Watch, now: RunTime, late: Duration, jump: Duration) -> Inputs {
+        self.observe(watch, now);
+        let latch = self.shared.gate.latch();
+        if self.kill_file.as_ref().is_some_and(KillFile::says_stop) {
+            latch.set(StopCause::KillFile);
+        }
+        let ms = |d: Duration| d.as_millis() as u64;
+        let views = watch.guards.iter().zip(&self.settings.guards).map(|(g, s)| g.view(s, now)).collect();
+        let best = watch.recent.rates.iter().max().copied().unwrap_or(0);
+        // The latch that we set ourselves when aborting is no new reason.
+        let stop = latch.cause().filter(|c| *c != StopCause::Governor);
+        Inputs {
+            now,
+            tick_late_ms: ms(late),
+            clock_jump_ms: ms(jump),
+            worker_silent_ms: ms(watch.silent),
+            stop,
+            guards: views,
+            sent_1s: watch.recent.sent_1s(),
+            offered_1s: watch.recent.offered_1s(),
+            sent: watch.recent.sent,
+            offered: watch.recent.offered,
+            achieved_max: Rate::per_sec(best),
+            in_flight: self.shared.gate.in_flight(),
+            finish: self.shared.plan_ended().then_some(Finish::TraceEnd),
+            lag_bad: watch.lag_seconds_bad >= LAG_SECONDS,
+            quiet_until: watch.quiet_until,
+            operator: None,
+        }
+    }
+
+    fn observe(&self, watch: &mut Watch, now: RunTime) {
+        let seq = now.0;
+        for (i, metric) in self.local.iter().enumerate() {
+            let sample = Sample { seq, requested_at: now, answer: metric.answer(&watch.window) };
+            if let (Some(guard), Some(spec)) = (watch.guards.get_mut(i), self.settings.guards.get(i)) {
+                guard.observe(spec, now, sample);
+            }
+        }
+        for (i, sample) in self.board.read().into_iter().enumerate() {
+            let at = self.local.len() + i;
+            if let (Some(sample), Some(guard), Some(spec)) =
+                (sample, watch.guards.get_mut(at), self.settings.guards.get(at))
+            {
+                guard.observe(spec, now, sample);
+            }
+        }
+    }
+
+    fn carry_out(&self, state: &State, effects: &[Effect], now: RunTime) {
+        for effect in effects {
+            match effect {
+                Effect::Latch => self.shared.gate.latch().set(StopCause::Governor),
+                Effect::StopSending => self.shared.set_stage(Stage::Stopped),
+                // A moment ahead, so that the first departures are not late already.
+                Effect::StartLeadIn => self.shared.set_stage(Stage::LeadIn(now.plus(TICK * 2))),
+                Effect::StartMeasure => self.shared.set_stage(Stage::Measure(now.plus(TICK * 3))),
+                Effect::Entered { .. } | Effect::Cut { .. } | Effect::Grown { .. } | Effect::Finished(_) => {}
+            }
+        }
+        let grant = state.grant(&self.settings, now);
+        self.shared.set_share(grant.share);
+        self.shared.gate.publish(now, grant.ceiling, self.connects, grant.not_after);
+    }
+
+    fn row(&self, row: &mut Row, all: &mut Vec<Row>, flow: Flow, state: &State, watch: &mut Watch, now: RunTime) {
+        let second = now.0 / NANOS_PER_SEC;
+        if second != row.second {
+            watch.end_second();
+            let fresh = Row { second, ..Row::default() };
+            all.push(std::mem::replace(row, fresh));
+        }
+        let grant = state.grant(&self.settings, now);
+        row.state = state.phase.name().to_owned();
+        row.share = grant.share.as_f64();
+        row.ceiling_rps = grant.ceiling.rps();
+        row.due += flow.due;
+        row.thinned += flow.thinned;
+        row.shed += flow.shed;
+        row.sent += flow.sent;
+        row.ok += flow.ok;
+        row.bad += flow.bad;
+        row.in_flight = self.shared.gate.in_flight();
+        row.p95_ms = watch.window.quantile(0.95, 20).0.map(|s| s * 1e3);
+        let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = watch.recent.sent_1s();
+        *snapshot = Snapshot { row: Row { sent, ..row.clone() }, target_rps: grant.ceiling.rps(), at: now };
+    }
+}
+
+/// How far wall clock and monotonic clock have gone apart between two moments.
+fn clock_jump(a: (RunTime, crate::units::WallTime), b: (RunTime, crate::units::WallTime)) -> Duration {
+    let mono = i128::from(b.0.0) - i128::from(a.0.0);
+    let wall = i128::from(b.1.0) - i128::from(a.1.0);
+    Duration::from_nanos(u64::try_from((mono - wall).abs()).unwrap_or(u64::MAX))
+}

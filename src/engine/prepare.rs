@@ -1,0 +1,264 @@
+//! From what a person asks for to a run that may start, or a refusal with its reason.
+//!
+//! Everything that can be known before the first request is decided here: the policy, the target, the
+//! limits, the whole plan, the lead-in. Flags may lower what a policy allows, never raise it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::run::{Prepared, fresh_id};
+use crate::edge::intake::trace_file::{self, TraceFile};
+use crate::limits::POLICY_BYTES_MAX;
+use crate::plan::forecast::forecast;
+use crate::plan::screen::Screen;
+use crate::plan::stationary::Sample;
+use crate::plan::stream::{EventSource, PlanSettings};
+use crate::policy::settings::{LeadIn, govern};
+use crate::policy::target::{self, Target};
+use crate::policy::{Policy, check};
+use crate::report::dry_run::{Asked, BucketTrial};
+use crate::report::json::RunJson;
+use crate::trace::TraceEvent;
+use crate::trace::reader::End;
+use crate::units::{Rate, Scale, Speed};
+
+/// The built-in policy, for loopback targets only.
+pub const DEFAULT_POLICY: &str = include_str!("../../policies/default.toml");
+
+/// Why a run does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Wrong usage or unreadable input: exit code 2.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
+    /// A limit or a rule says no: exit code 3.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Usage(error)
+    }
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Refused(why.into()))
+}
+
+/// What a person asks for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Trace file.
+    pub trace: PathBuf,
+    /// Clones per session.
+    pub scale: Scale,
+    /// Speed of trace time.
+    pub speed: Speed,
+    /// A steady rate instead of the trace's own shape.
+    pub rate: Option<Rate>,
+    /// Checked policy.
+    pub policy: Policy,
+    /// Target URL; overrides the policy's within its allow-list.
+    pub target: Option<String>,
+    /// Other address to connect to.
+    pub connect_to: Option<String>,
+    /// Part of the trace.
+    pub from: Duration,
+    /// End of the part.
+    pub to: Option<Duration>,
+    /// Longest time of the measure phase.
+    pub run_for: Option<Duration>,
+    /// Again from the start.
+    pub repeat: bool,
+    /// Lead-in.
+    pub lead_in: LeadIn,
+    /// Seed.
+    pub seed: u64,
+    /// This shard and how many there are.
+    pub shard: (u64, u64),
+}
+
+/// A trace file as a source of events.
+pub struct FileSource {
+    path: PathBuf,
+    reader: TraceFile,
+}
+
+impl FileSource {
+    /// Opens a trace.
+    ///
+    /// # Errors
+    /// When it is not a trace.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self { path: path.to_owned(), reader: trace_file::open(path)? })
+    }
+}
+
+impl EventSource for FileSource {
+    fn next_event(&mut self) -> anyhow::Result<Option<TraceEvent>> {
+        self.reader.next_event().with_context(|| format!("cannot read {}", self.path.display()))
+    }
+
+    fn rewind(&mut self) -> anyhow::Result<()> {
+        self.reader = trace_file::open(&self.path)?;
+        Ok(())
+    }
+}
+
+/// Reads and checks a policy file.
+///
+/// # Errors
+/// When it cannot be read or is refused; the message names lines and keys.
+pub fn load_policy(path: &Path) -> anyhow::Result<Policy> {
+    let show = path.display();
+    let size = std::fs::metadata(path).with_context(|| format!("cannot read the policy {show}"))?.len();
+    anyhow::ensure!(size <= POLICY_BYTES_MAX, "{show} has {size} bytes; a policy has at most {POLICY_BYTES_MAX}");
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the policy {show}"))?;
+    check::parse(&text, &show.to_string()).with_context(|| format!("the policy {show} is refused"))
+}
+
+/// The built-in policy.
+///
+/// # Errors
+/// Never in a release: a test parses it.
+pub fn default_policy() -> anyhow::Result<Policy> {
+    check::parse(DEFAULT_POLICY, "built in").context("the built-in policy is refused")
+}
+
+/// Prepares a run.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal> {
+    let policy = &asked.policy;
+    let target = target_of(asked)?;
+    let connect_to = connect_to(asked, &target)?;
+    limits(asked, &target)?;
+    let mut source = FileSource::open(&asked.trace)?;
+    let meta = source.reader.meta().clone();
+    let trace_warning = read_through(&mut source)?;
+    let screen = Screen { methods: policy.methods.clone(), routes: policy.routes.clone(), hosts: policy.hosts.clone() };
+    let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+    let (from_ns, to_ns) = (ns(asked.from), asked.to.map_or(u64::MAX, ns));
+    if from_ns >= to_ns {
+        return refused("--from is not before --to: nothing would be sent");
+    }
+    let for_ns = asked.run_for.map_or(u64::MAX, ns);
+    let mut plan = PlanSettings {
+        scale: asked.scale,
+        speed: asked.speed,
+        from_ns,
+        to_ns,
+        repeat: asked.repeat,
+        for_ns,
+        seed: asked.seed,
+        shard: asked.shard,
+        screen: screen.clone(),
+        live: None,
+    };
+    let (first, duration_ns, mut source) = forecast(source, &mut plan, |_| ())?;
+    if first.counts.due == 0 {
+        let dropped: Vec<String> = first.counts.dropped.iter().map(|(r, n)| format!("{} {n}", r.name())).collect();
+        return refused(format!("nothing is left to send: of {} requests dropped: {}", first.counts.scaled, dropped.join(", ")));
+    }
+    let peak = asked.rate.unwrap_or(first.peak);
+    let settings = govern(policy, peak, asked.lead_in);
+    if asked.lead_in == LeadIn::None && !target.is_loopback() {
+        return refused("--lead-in none is for loopback targets only; production is approached step by step");
+    }
+    let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
+    let (forecast, _, back) = forecast(source, &mut plan, |due| trial.due(due))?;
+    source = back;
+    let sample = Sample::gather(&mut source, &screen, from_ns, to_ns)?;
+    let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(plan.speed.run_nanos(duration_ns), ns)));
+    let (id, _) = fresh_id(asked.seed);
+    let name = |p: &Path| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let recorded = forecast.counts.recorded;
+    let words = RunJson {
+        id,
+        trace: name(&asked.trace),
+        trace_warning,
+        target: target.to_string(),
+        policy: policy.name.clone(),
+        policy_hash: policy.hash.clone(),
+        scale: asked.scale.as_f64(),
+        effective_scale: (forecast.counts.due as f64 / recorded.max(1) as f64 * 1e3).round() / 1e3,
+        speed: asked.speed.milli as f64 / 1000.0,
+        rate_rps: asked.rate.map(Rate::rps),
+        peak_rps: forecast.peak.rps(),
+        seed: asked.seed,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        time_note: meta.spread_seed.map(|seed| {
+            format!("the log cut them to the second; spread uniformly with seed {seed}, so bursts are understated")
+        }),
+        ..RunJson::default()
+    };
+    let dry = Asked {
+        trace: words.trace.clone(),
+        target: words.target.clone(),
+        scale: words.scale,
+        speed: words.speed,
+        recorded,
+        bucket_shed: trial.shed,
+    };
+    let policy = policy.clone();
+    let prepared =
+        Prepared { policy, target, connect_to, settings, plan, source, duration_ns, forecast, sample, steady, words };
+    Ok((prepared, dry))
+}
+
+/// Reads a trace to its end once: a damaged one says so before anything is sent.
+fn read_through(source: &mut FileSource) -> anyhow::Result<Option<String>> {
+    while source.next_event()?.is_some() {}
+    let warning = source.reader.end().and_then(End::warning);
+    source.rewind()?;
+    Ok(warning)
+}
+
+fn target_of(asked: &Request) -> Result<Target, Refusal> {
+    let policy = &asked.policy;
+    let Some(url) = asked.target.as_ref().or(policy.target_url.as_ref()) else {
+        return Err(Refusal::Usage(anyhow::anyhow!("no target: give --target URL, or a --policy that names one")));
+    };
+    match Target::new(url, policy.allow.clone()) {
+        Ok(target) => Ok(target),
+        Err(e @ target::TargetError::BadUrl { .. }) => Err(Refusal::Usage(e.into())),
+        Err(e) if policy.origin == "built in" => {
+            refused(format!("{e}. The built-in policy allows this machine only; write one for this target (see policies/production-example.toml) and give it with --policy"))
+        }
+        Err(e) => refused(e.to_string()),
+    }
+}
+
+fn connect_to(asked: &Request, target: &Target) -> Result<Option<(String, u16)>, Refusal> {
+    let Some(text) = &asked.connect_to else { return Ok(None) };
+    let parsed = text.rsplit_once(':').and_then(|(h, p)| Some((h.trim_matches(['[', ']']).to_owned(), p.parse::<u16>().ok()?)));
+    let Some((host, port)) = parsed.filter(|(h, p)| !h.is_empty() && *p > 0) else {
+        return Err(Refusal::Usage(anyhow::anyhow!("--connect-to {text:?} is not HOST:PORT")));
+    };
+    // A literal address is checked now; a name is checked after it is resolved, like the target's own.
+    if let Ok(ip) = host.parse()
+        && let Err(e) = target.permit(core::net::SocketAddr::new(ip, port))
+    {
+        return refused(format!("--connect-to: {e}"));
+    }
+    Ok(Some((host, port)))
+}
+
+fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
+    let rate = &asked.policy.rate;
+    if asked.scale.milli > rate.max_scale_milli {
+        let max = rate.max_scale_milli as f64 / 1000.0;
+        return refused(format!("--scale {}x is above the policy's [rate] max_scale = {max}", asked.scale.as_f64()));
+    }
+    if asked.rate.is_some_and(|r| r > rate.max_rps) {
+        return refused(format!("--rate is above the policy's [rate] max_rps = {}", rate.max_rps.rps()));
+    }
+    if !target.is_loopback() && asked.policy.routes.allow.is_empty() {
+        return refused("the policy lists no [routes] allow; a run outside this machine sends only what is listed");
+    }
+    Ok(())
+}

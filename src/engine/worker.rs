@@ -1,0 +1,243 @@
+//! A worker: one thread, one current-thread runtime, its share of the sessions.
+//!
+//! It wakes when the next departure is due, by a timer finer than tokio's, at most once per pacing quantum:
+//! wake-ups, not HTTP, decide the cost below saturation. Open loop: it never waits for an answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::Receiver;
+use tokio::task::LocalSet;
+
+use super::feeder::Batch;
+use super::shared::{Shared, Stage};
+use crate::edge::host::timer::FineTimer;
+use crate::edge::send::book::Book;
+use crate::edge::send::connect::Connector;
+use crate::edge::send::dns::Resolver;
+use crate::edge::send::lane::{Lane, LaneContext};
+use crate::edge::send::request::Marking;
+use crate::govern::gate::ShedReason;
+use crate::govern::latch::StopCause;
+use crate::limits::{LANES_MAX, PACING_QUANTUM, TOO_LATE};
+use crate::measure::outcome::RunPhase;
+use crate::measure::tally::Tally;
+use crate::plan::thin::Thinner;
+use crate::plan::{Departure, DepartureKind, Instance};
+use crate::policy::target::Target;
+use crate::units::RunTime;
+
+/// Longest sleep of a worker: it must beat well within the governor's patience.
+const BEAT: Duration = Duration::from_millis(50);
+
+/// What a worker needs to know of the run.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// Target.
+    pub target: Target,
+    /// Other address to connect to.
+    pub connect_to: Option<(String, u16)>,
+    /// TLS.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Marking.
+    pub marking: Marking,
+    /// Longest time of one request.
+    pub request_timeout: Duration,
+    /// Longest time to connect.
+    pub connect_timeout: Duration,
+    /// Longest wait for the previous answer.
+    pub session_blocked_max: Duration,
+}
+
+/// Sets the latch if a worker ends other than by the end of the run.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if self.0.stage().0 != Stage::Ended {
+            self.0.gate.latch().set(StopCause::WorkerGone);
+        }
+    }
+}
+
+/// Runs worker `index` to the end of the run and returns its tallies.
+///
+/// # Errors
+/// When the runtime or the timer cannot be made.
+pub fn run(
+    shared: &Arc<Shared>,
+    index: usize,
+    settings: WorkerSettings,
+    batches: Receiver<Batch>,
+) -> anyhow::Result<(Tally, Tally)> {
+    let _alive = Alive(Arc::clone(shared));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let clock = shared.clock;
+    let book = Book::new(clock);
+    let connector = Connector {
+        resolver: Resolver::new(&settings.target, settings.connect_to.as_ref(), clock),
+        tls: settings.tls.filter(|_| settings.target.https()),
+        timeout: settings.connect_timeout,
+        target: settings.target,
+        clock,
+    };
+    let context = Rc::new(LaneContext {
+        gate: Arc::clone(&shared.gate),
+        clock,
+        book: book.clone(),
+        connector,
+        marking: settings.marking,
+        request_timeout: settings.request_timeout,
+        session_blocked_max: settings.session_blocked_max,
+        number: std::cell::Cell::new((index as u64) << 48),
+    });
+    let local = LocalSet::new();
+    let worker = Worker {
+        shared: Arc::clone(shared),
+        index,
+        context,
+        queue: VecDeque::new(),
+        lanes: BTreeMap::new(),
+        thinner: Thinner::default(),
+        last_beat: RunTime::START,
+        epoch: 0,
+    };
+    let result = local.block_on(&runtime, worker.work(batches));
+    // Requests under way are dropped here and count themselves as cancelled.
+    drop(local);
+    shared.ports[index].put(clock.now(), book.take_beat());
+    result.map(|()| book.take_tallies())
+}
+
+struct Planned {
+    epoch: u64,
+    due: RunTime,
+    departure: Departure,
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    index: usize,
+    context: Rc<LaneContext>,
+    queue: VecDeque<Planned>,
+    lanes: BTreeMap<(Instance, u16), Lane>,
+    thinner: Thinner,
+    last_beat: RunTime,
+    /// Number of the stage that the lanes belong to.
+    epoch: u64,
+}
+
+impl Worker {
+    async fn work(mut self, mut batches: Receiver<Batch>) -> anyhow::Result<()> {
+        let timer = FineTimer::new()?;
+        let mut feeding = true;
+        loop {
+            while let Ok(batch) = batches.try_recv() {
+                self.take(batch);
+            }
+            let (stage, epoch) = self.shared.stage();
+            if stage == Stage::Ended {
+                return Ok(());
+            }
+            self.dispatch(stage, epoch);
+            let now = self.shared.clock.now();
+            self.beat(now);
+            let next = self.queue.front().map_or(BEAT, |p| p.due.since(now).max(PACING_QUANTUM));
+            tokio::select! {
+                waited = timer.wait(next.min(BEAT)) => waited?,
+                batch = batches.recv(), if feeding => match batch {
+                    Some(batch) => self.take(batch),
+                    None => feeding = false,
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, batch: Batch) {
+        let (epoch, start) = (batch.epoch, batch.start);
+        let planned = |departure: Departure| Planned {
+            epoch,
+            due: RunTime(start.0.saturating_add(departure.due_ns)),
+            departure,
+        };
+        self.queue.extend(batch.departures.into_iter().map(planned));
+    }
+
+    fn beat(&mut self, now: RunTime) {
+        if now.since(self.last_beat) >= Duration::from_millis(10) {
+            self.last_beat = now;
+            self.shared.ports[self.index].put(now, self.context.book.take_beat());
+        }
+    }
+
+    /// Sends off everything that is due.
+    fn dispatch(&mut self, stage: Stage, epoch: u64) {
+        if self.epoch != epoch {
+            // Fresh sessions on fresh connections; what the old lanes hold they finish.
+            self.epoch = epoch;
+            self.lanes.clear();
+        }
+        let Some((phase, _)) = stage.phase() else {
+            self.queue.retain(|p| p.epoch >= epoch);
+            return;
+        };
+        while let Some(front) = self.queue.front() {
+            let now = self.shared.clock.now();
+            if front.epoch < epoch {
+                self.queue.pop_front();
+                continue;
+            }
+            if front.due > now || front.epoch > epoch {
+                break;
+            }
+            if let Some(planned) = self.queue.pop_front() {
+                self.one(planned, now, phase);
+            }
+        }
+    }
+
+    fn one(&mut self, p: Planned, now: RunTime, phase: RunPhase) {
+        let Departure { instance, connection, kind, .. } = p.departure;
+        match kind {
+            DepartureKind::Open => {
+                if self.thinner.keeps(instance, now, self.shared.share())
+                    && let Some(lane) = self.lane(instance, connection)
+                {
+                    lane.open(phase);
+                }
+            }
+            DepartureKind::Close if connection == u16::MAX => {
+                self.lanes.retain(|(i, _), _| *i != instance);
+            }
+            DepartureKind::Close => drop(self.lanes.remove(&(instance, connection))),
+            DepartureKind::Request(planned) => {
+                let due = self.context.book.due(p.due, phase, planned);
+                if self.shared.gate.latch().is_set() {
+                    due.shed(ShedReason::Latched);
+                } else if now.since(p.due) > TOO_LATE {
+                    due.shed(ShedReason::TooLate);
+                } else if !self.thinner.keeps(instance, now, self.shared.share()) {
+                    due.shed(ShedReason::Thinned);
+                } else {
+                    match self.lane(instance, connection) {
+                        Some(lane) => lane.request(due),
+                        None => due.shed(ShedReason::Connecting),
+                    }
+                }
+            }
+        }
+    }
+
+    fn lane(&mut self, instance: Instance, connection: u16) -> Option<&Lane> {
+        let key = (instance, connection);
+        if !self.lanes.contains_key(&key) {
+            if self.lanes.len() >= LANES_MAX {
+                return None;
+            }
+            self.lanes.insert(key, Lane::start(Rc::clone(&self.context)));
+        }
+        self.lanes.get(&key)
+    }
+}
