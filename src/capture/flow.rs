@@ -109,7 +109,11 @@ impl Reassembler {
         // The part in front of the next byte wanted was seen before.
         let skip = usize::try_from((next.cast_signed() - start).max(0)).unwrap_or(0);
         let seen_missing = skip.saturating_sub(bytes.len()) as u32;
-        let held = Held { at, bytes: bytes.get(skip..).unwrap_or(&[]).to_vec(), missing: missing - seen_missing.min(missing) };
+        let held = Held {
+            at,
+            bytes: bytes.get(skip..).unwrap_or(&[]).to_vec(),
+            missing: missing - seen_missing.min(missing),
+        };
         let start = u64::try_from(start.max(next.cast_signed())).unwrap_or(next);
         if start == next {
             self.emit(held, out);

@@ -11,7 +11,9 @@ use super::flow::Piece;
 use super::redact;
 use super::{RawEvent, flow::FlowCounts};
 use crate::limits::PIPELINE_MAX;
-use crate::trace::{ConnectionEvent, EventKind, Fact, Item, Ledger, Provenance, RequestFacts, RequestShape, Scheme};
+use crate::trace::{
+    ConnectionEvent, EventKind, Fact, Item, Ledger, Provenance, RequestFacts, RequestShape, Scheme,
+};
 use crate::units::WallTime;
 use crate::wire::body::Asked;
 use crate::wire::stream::{Direction, Event, Loss, MessageStream, Over};
@@ -169,7 +171,13 @@ impl Pairing {
         self.responses.end_http();
     }
 
-    fn on_response_event(&mut self, event: Option<Event>, at: WallTime, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+    fn on_response_event(
+        &mut self,
+        event: Option<Event>,
+        at: WallTime,
+        ledger: &mut Ledger,
+        out: &mut Vec<RawEvent>,
+    ) {
         match event {
             None | Some(Event::Start | Event::Request(_)) => {}
             Some(Event::Response(head)) => {
@@ -242,7 +250,12 @@ impl Pairing {
                 Provenance::Recorded,
             ),
         };
-        out.push(RawEvent { at: pending.at, owner: self.owner, connection: 0, kind: EventKind::Request(facts) });
+        out.push(RawEvent {
+            at: pending.at,
+            owner: self.owner,
+            connection: 0,
+            kind: EventKind::Request(facts),
+        });
     }
 
     /// The connection has ended at `at`. `seen` tells whether its end was seen on the wire.
@@ -296,9 +309,11 @@ mod tests {
 
     #[test]
     fn pipelined_requests_get_their_own_answers() {
-        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
         p.client(data(10, "HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
-        let answers = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno";
+        let answers =
+            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno";
         p.server(data(30, answers), &mut ledger, &mut out);
         p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
         let want = [(10, "/a".to_owned(), Some(200), Some(20)), (10, "/b".to_owned(), Some(404), Some(20))];
@@ -308,8 +323,13 @@ mod tests {
 
     #[test]
     fn an_interim_response_is_not_an_answer() {
-        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
-        p.client(data(1, "POST /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"), &mut ledger, &mut out);
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.client(
+            data(1, "POST /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"),
+            &mut ledger,
+            &mut out,
+        );
         p.server(data(2, "HTTP/1.1 100 Continue\r\n\r\n"), &mut ledger, &mut out);
         p.client(data(3, "hi"), &mut ledger, &mut out);
         p.server(data(4, "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"), &mut ledger, &mut out);
@@ -318,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_one_sided_capture_keeps_requests_without_answers() {
-        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
         p.client(data(1, "GET /a HTTP/1.1\r\n\r\nGET /b HT"), &mut ledger, &mut out);
         p.finish(WallTime(5), false, &mut ledger, &mut out);
         assert_eq!(requests(&out), [(1, "/a".to_owned(), None, None)]);
@@ -328,7 +349,8 @@ mod tests {
 
     #[test]
     fn after_connect_nothing_is_http() {
-        let (mut p, mut ledger, mut out) = (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
         p.client(data(1, "CONNECT h:443 HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
         p.server(data(2, "HTTP/1.1 200 OK\r\n\r\n"), &mut ledger, &mut out);
         p.client(data(3, "GET /inside HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);

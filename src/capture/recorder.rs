@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::RawEvent;
 use super::flow::{Piece, Reassembler};
 use super::frame::{self, Endpoint, LinkType, Segment};
 use super::pairing::{Pairing, count_flow};
-use super::RawEvent;
 use crate::limits::{FLOW_IDLE_MAX, FLOWS_MAX};
 use crate::trace::{Item, Ledger};
 use crate::units::WallTime;
@@ -171,7 +171,8 @@ impl Flow {
         self.last_at = self.last_at.max(s.at);
         let (mut pieces, mut peers) = (Vec::new(), Vec::new());
         {
-            let (mine, peer) = if from_low { (&mut self.low, &mut self.high) } else { (&mut self.high, &mut self.low) };
+            let (mine, peer) =
+                if from_low { (&mut self.low, &mut self.high) } else { (&mut self.high, &mut self.low) };
             if s.syn {
                 if s.ack.is_none() {
                     self.client_isn.get_or_insert(s.seq);

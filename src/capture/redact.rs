@@ -14,28 +14,118 @@ pub const RULES: &str = "default-1";
 
 /// Headers whose values are kept: they shape the answer or the connection and name nobody.
 const KEEP: [&str; 22] = [
-    "host", "accept", "accept-encoding", "accept-language", "accept-charset", "content-type", "content-length",
-    "transfer-encoding", "connection", "keep-alive", "upgrade", "expect", "user-agent", "cache-control", "pragma",
-    "range", "if-modified-since", "if-unmodified-since", "te", "trailer", "x-requested-with", "upgrade-insecure-requests",
+    "host",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "accept-charset",
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "expect",
+    "user-agent",
+    "cache-control",
+    "pragma",
+    "range",
+    "if-modified-since",
+    "if-unmodified-since",
+    "te",
+    "trailer",
+    "x-requested-with",
+    "upgrade-insecure-requests",
 ];
 
 /// Credential headers by kind.
 const AUTHORIZATION: [&str; 2] = ["authorization", "proxy-authorization"];
 const TOKENS: [&str; 9] = [
-    "x-api-key", "api-key", "apikey", "x-auth-token", "x-access-token", "x-csrf-token", "x-xsrf-token",
-    "x-amz-security-token", "idempotency-key",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-access-token",
+    "x-csrf-token",
+    "x-xsrf-token",
+    "x-amz-security-token",
+    "idempotency-key",
 ];
 
 /// Query keys whose values are secrets or name a person, matched without regard to case.
 const SENSITIVE_KEYS: [&str; 72] = [
-    "state", "usg", "password", "passwd", "pass", "pwd", "email", "e-mail", "mail", "code", "code_verifier",
-    "code_challenge", "client_secret", "client_id", "token", "access_token", "refresh_token", "authenticity_token",
-    "id_token", "appid", "challenge", "assertion", "fcparams", "serverdata", "authorization", "auth", "samlrequest",
-    "samlresponse", "key", "api_key", "apikey", "api-key", "secret", "session", "sessionid", "session_id", "sid",
-    "jsessionid", "phpsessid", "otp", "pin", "ssn", "card", "cc", "cvv", "cvc", "iban", "phone", "tel", "mobile",
-    "user", "username", "user_id", "userid", "login", "name", "firstname", "lastname", "address", "lat", "lon", "ip",
-    "signature", "sign", "sig", "hmac", "nonce", "redirect_uri", "awsaccesskeyid", "x-amz-signature",
-    "x-amz-credential", "x-goog-signature",
+    "state",
+    "usg",
+    "password",
+    "passwd",
+    "pass",
+    "pwd",
+    "email",
+    "e-mail",
+    "mail",
+    "code",
+    "code_verifier",
+    "code_challenge",
+    "client_secret",
+    "client_id",
+    "token",
+    "access_token",
+    "refresh_token",
+    "authenticity_token",
+    "id_token",
+    "appid",
+    "challenge",
+    "assertion",
+    "fcparams",
+    "serverdata",
+    "authorization",
+    "auth",
+    "samlrequest",
+    "samlresponse",
+    "key",
+    "api_key",
+    "apikey",
+    "api-key",
+    "secret",
+    "session",
+    "sessionid",
+    "session_id",
+    "sid",
+    "jsessionid",
+    "phpsessid",
+    "otp",
+    "pin",
+    "ssn",
+    "card",
+    "cc",
+    "cvv",
+    "cvc",
+    "iban",
+    "phone",
+    "tel",
+    "mobile",
+    "user",
+    "username",
+    "user_id",
+    "userid",
+    "login",
+    "name",
+    "firstname",
+    "lastname",
+    "address",
+    "lat",
+    "lon",
+    "ip",
+    "signature",
+    "sign",
+    "sig",
+    "hmac",
+    "nonce",
+    "redirect_uri",
+    "awsaccesskeyid",
+    "x-amz-signature",
+    "x-amz-credential",
+    "x-goog-signature",
 ];
 
 /// What stands in for a redacted part of a target.
@@ -65,7 +155,8 @@ pub fn shape(head: &RequestHead, scheme: Scheme) -> RequestShape {
 
 fn header(line: &HeaderLine) -> Header {
     let redacted = HeaderValue::Redacted { len: line.value.len() as u32 };
-    let value = if is_one_of(&line.name, &KEEP) { keep(line).map_or(redacted, HeaderValue::Kept) } else { redacted };
+    let value =
+        if is_one_of(&line.name, &KEEP) { keep(line).map_or(redacted, HeaderValue::Kept) } else { redacted };
     Header { name: line.name.clone(), value }
 }
 
@@ -167,7 +258,9 @@ fn looks_secret(raw: &[u8]) -> bool {
     let text = percent_decode(raw);
     let jwt = text.starts_with(b"eyJ") && text.iter().filter(|b| **b == b'.').count() == 2;
     let digits = text.iter().filter(|b| b.is_ascii_digit()).count();
-    let card = (13..=19).contains(&digits) && text.iter().all(|b| b.is_ascii_digit() || b" -".contains(b)) && luhn(&text);
+    let card = (13..=19).contains(&digits)
+        && text.iter().all(|b| b.is_ascii_digit() || b" -".contains(b))
+        && luhn(&text);
     jwt || card || looks_like_mail(&text)
 }
 
@@ -180,7 +273,8 @@ fn looks_like_mail(text: &[u8]) -> bool {
 /// The check digit of payment cards (ISO/IEC 7812-1, annex B).
 fn luhn(text: &[u8]) -> bool {
     let digits = text.iter().rev().filter(|b| b.is_ascii_digit()).map(|b| u32::from(b - b'0'));
-    let sum: u32 = digits.enumerate().map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { d }).sum();
+    let sum: u32 =
+        digits.enumerate().map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { d }).sum();
     sum.is_multiple_of(10)
 }
 
@@ -255,19 +349,27 @@ mod tests {
     fn presence_and_length_are_left() {
         let shape = shape_of("GET /a HTTP/1.1\nHost: h\nCOOKIE: abc=1\nAuthorization: Basic eA==");
         assert!(shape.credentials.cookie && shape.credentials.authorization && !shape.credentials.token);
-        assert_eq!(shape.headers[1], Header { name: b"COOKIE".into(), value: HeaderValue::Redacted { len: 5 } });
+        assert_eq!(
+            shape.headers[1],
+            Header { name: b"COOKIE".into(), value: HeaderValue::Redacted { len: 5 } }
+        );
         assert!(!shape.target_redacted);
     }
 
     #[test]
     fn ordinary_targets_stay_as_they_are() {
-        for target in ["/", "/search?q=red+shoes&page=2", "/p/123456789", "/a//b/?x", "*", "/a?b=c=d&&e", "/x;v=2/y"] {
+        for target in
+            ["/", "/search?q=red+shoes&page=2", "/p/123456789", "/a//b/?x", "*", "/a?b=c=d&&e", "/x;v=2/y"]
+        {
             let shape = shape_of(&format!("GET {target} HTTP/1.1\nHost: h"));
             assert_eq!(String::from_utf8_lossy(&shape.target), target);
             assert!(!shape.target_redacted, "{target}");
         }
         let shape = shape_of("GET HTTP://other:81?x=1 HTTP/1.1\nHost: h");
-        assert_eq!((shape.authority.as_deref(), shape.target.as_slice()), (Some(&b"other:81"[..]), &b"?x=1"[..]));
+        assert_eq!(
+            (shape.authority.as_deref(), shape.target.as_slice()),
+            (Some(&b"other:81"[..]), &b"?x=1"[..])
+        );
     }
 
     #[test]

@@ -85,7 +85,9 @@ pub(crate) fn capture(
     let mut progress = Progress::start();
     for path in inputs {
         let input = open(path)?;
-        session.read(input, format, &mut progress).with_context(|| format!("cannot capture {}", path.display()))?;
+        session
+            .read(input, format, &mut progress)
+            .with_context(|| format!("cannot capture {}", path.display()))?;
     }
     progress.done();
     session.write(output, seed)
@@ -97,7 +99,9 @@ impl Session {
         let kind = match (format, input.kind) {
             ("auto", kind) => kind,
             ("pcap", kind @ (Kind::Pcap | Kind::Pcapng)) => kind,
-            ("pcap", _) => bail!("--format pcap, but the file begins with neither a pcap nor a pcapng header"),
+            ("pcap", _) => {
+                bail!("--format pcap, but the file begins with neither a pcap nor a pcapng header")
+            }
             (_, Kind::Pcap | Kind::Pcapng) => bail!("--format access-log, but this is a packet capture"),
             _ => Kind::Text,
         };
@@ -126,7 +130,8 @@ impl Session {
         let (order, name) = (&mut self.order, &input.name);
         let end = capture_file::read(input.bytes, &mut self.frames, |recorder| {
             recorder.take_events().into_iter().for_each(|e| order.push(e));
-            progress.tick(|| format!("{name}: {} frames", recorder.ledger_mut().get(Item::Frames).unwrap_or(0)));
+            progress
+                .tick(|| format!("{name}: {} frames", recorder.ledger_mut().get(Item::Frames).unwrap_or(0)));
         })?;
         if let Some(why) = end.stopped {
             writeln!(std::io::stderr(), "replay: warning: {name}: {why}; what comes before was used")?;
@@ -143,20 +148,27 @@ impl Session {
                 bad += 1;
                 if bad <= BAD_LINES_SHOWN {
                     let (number, offset, error) = (line.line, line.offset, line.error);
-                    drop(writeln!(std::io::stderr(), "replay: warning: {name}:{number} (byte {offset}): {error}; line not used"));
+                    drop(writeln!(
+                        std::io::stderr(),
+                        "replay: warning: {name}:{number} (byte {offset}): {error}; line not used"
+                    ));
                 }
             },
             |lines| progress.tick(|| format!("{name}: {lines} lines")),
         )?;
         if bad > BAD_LINES_SHOWN {
             let more = bad - BAD_LINES_SHOWN;
-            writeln!(std::io::stderr(), "replay: warning: {name}: {more} more lines not used; see the ledger")?;
+            writeln!(
+                std::io::stderr(),
+                "replay: warning: {name}: {more} more lines not used; see the ledger"
+            )?;
         }
         Ok(())
     }
 
     fn write(self, output: &Path, seed: u64) -> anyhow::Result<(PathBuf, Ledger, Written)> {
-        let (resolution_ns, spread_seed) = if self.used_log { (1_000_000_000, Some(seed)) } else { (1_000, None) };
+        let (resolution_ns, spread_seed) =
+            if self.used_log { (1_000_000_000, Some(seed)) } else { (1_000, None) };
         let mut order = self.order;
         let (events, mut ledger) = self.frames.finish();
         events.into_iter().for_each(|e| order.push(e));

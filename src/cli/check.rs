@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::edge::watch::poll::{Board, PollContext, ask};
 use crate::engine::prepare::load_policy;
 use crate::govern::reading::{Answer, Reading};
@@ -45,7 +45,15 @@ impl CheckArgs {
             explain(out, &policy)?;
         }
         let healthy = self.offline || policy.guards.is_empty() || ask_all(out, &policy)?;
-        writeln!(out, "{}", if healthy { "the policy is accepted" } else { "the policy is accepted, but a run would not start now" })?;
+        writeln!(
+            out,
+            "{}",
+            if healthy {
+                "the policy is accepted"
+            } else {
+                "the policy is accepted, but a run would not start now"
+            }
+        )?;
         Ok(if healthy { super::OK } else { super::REFUSED })
     }
 }
@@ -87,8 +95,11 @@ fn ask_all(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut healthy = true;
     for guard in &policy.guards {
-        let asked = async { tokio::time::timeout(guard.timeout, ask(&context, guard, &mut None, RunTime::START)).await };
-        let answer = runtime.block_on(asked).unwrap_or(Answer::NoData(crate::govern::reading::NoData::Timeout));
+        let asked = async {
+            tokio::time::timeout(guard.timeout, ask(&context, guard, &mut None, RunTime::START)).await
+        };
+        let answer =
+            runtime.block_on(asked).unwrap_or(Answer::NoData(crate::govern::reading::NoData::Timeout));
         let reading = guard.spec.read(answer);
         let fine = matches!(reading, Reading::Good(_) | Reading::Neutral);
         healthy &= fine || !guard.spec.required;

@@ -48,9 +48,15 @@ impl DemoArgs {
     /// # Errors
     /// When a part of the demo fails, or did not happen as described.
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<u8> {
-        std::fs::create_dir_all(&self.out).with_context(|| format!("cannot create {}", self.out.display()))?;
+        std::fs::create_dir_all(&self.out)
+            .with_context(|| format!("cannot create {}", self.out.display()))?;
         let shop = Shop::open(SHOP)?;
-        writeln!(out, "1. A shop on this machine: {} workers, 20 ms each, so it carries {:.0} requests a second.", SHOP.workers, SHOP.capacity_rps())?;
+        writeln!(
+            out,
+            "1. A shop on this machine: {} workers, 20 ms each, so it carries {:.0} requests a second.",
+            SHOP.workers,
+            SHOP.capacity_rps()
+        )?;
         let trace = self.out.join("demo.trace");
         let pcap = self.out.join("demo.pcap");
         std::fs::write(&pcap, CAPTURE)?;

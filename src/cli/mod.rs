@@ -70,7 +70,9 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => args.run(&mut out),
         Some(Command::Check(args)) => args.run(&mut out),
         Some(Command::Demo(args)) => args.run(&mut out),
-        Some(Command::Schema) => writeln!(out, "{:#}", crate::report::json::schema()).map(|()| OK).map_err(Into::into),
+        Some(Command::Schema) => {
+            writeln!(out, "{:#}", crate::report::json::schema()).map(|()| OK).map_err(Into::into)
+        }
         None => cli.run.run(&mut out),
     };
     drop(out.flush());

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::units::RunTime;
 
 /// Shows progress once a second, after the first two seconds.

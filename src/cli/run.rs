@@ -4,7 +4,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::edge::host::lock;
 use crate::engine::governor::Snapshot;
 use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
@@ -86,7 +86,9 @@ fn lead_in(text: &str) -> Result<LeadIn, String> {
 
 fn shard(text: &str) -> Result<(u64, u64), String> {
     let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-    parsed.filter(|(i, n)| i < n).ok_or_else(|| format!("{text:?} is not I/N with I below N, such as \"0/2\""))
+    parsed
+        .filter(|(i, n)| i < n)
+        .ok_or_else(|| format!("{text:?} is not I/N with I below N, such as \"0/2\""))
 }
 
 impl RunArgs {
@@ -102,7 +104,9 @@ impl RunArgs {
         let (prepared, asked) = match prepare(&request) {
             Ok(both) => both,
             Err(Refusal::Usage(error)) => return complain(&error, super::USAGE),
-            Err(Refusal::Refused(why)) => return complain(&anyhow::anyhow!("refused: {why}"), super::REFUSED),
+            Err(Refusal::Refused(why)) => {
+                return complain(&anyhow::anyhow!("refused: {why}"), super::REFUSED);
+            }
         };
         for warning in &prepared.policy.warnings {
             writeln!(std::io::stderr(), "replay: {warning}")?;
@@ -116,7 +120,10 @@ impl RunArgs {
         }
         let host = prepared.target.host().to_owned();
         if !prepared.target.is_loopback() && !self.confirmed(&host)? {
-            return complain(&anyhow::anyhow!("refused: not confirmed; give --confirm {host}"), super::REFUSED);
+            return complain(
+                &anyhow::anyhow!("refused: not confirmed; give --confirm {host}"),
+                super::REFUSED,
+            );
         }
         let lock = match lock::acquire(&format!("{host}:{}", prepared.target.port())) {
             Ok(lock) => lock,

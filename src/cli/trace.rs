@@ -75,12 +75,23 @@ fn info(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<u8> {
     }
     warn(&end);
     let requests = summary.requests;
-    writeln!(out, "{}: {requests} requests in {} sessions over {:.1} s", path.display(), summary.sessions(), summary.duration_s())?;
+    writeln!(
+        out,
+        "{}: {requests} requests in {} sessions over {:.1} s",
+        path.display(),
+        summary.sessions(),
+        summary.duration_s()
+    )?;
     writeln!(out, "  first       {}", value["first"].as_str().unwrap_or("-"))?;
     writeln!(out, "  peak        {} requests in one second", value["peak_rps"])?;
     writeln!(out, "  methods     {}", value["methods"])?;
     writeln!(out, "  status      {}", value["status"])?;
-    writeln!(out, "  size        {} bytes, {:.1} per request", value["bytes"], value["bytes_per_request"].as_f64().unwrap_or(0.0))?;
+    writeln!(
+        out,
+        "  size        {} bytes, {:.1} per request",
+        value["bytes"],
+        value["bytes_per_request"].as_f64().unwrap_or(0.0)
+    )?;
     let coverage = &value["coverage"];
     writeln!(
         out,
@@ -91,7 +102,10 @@ fn info(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<u8> {
     )?;
     writeln!(out, "  redaction   {}", reader.meta().redaction)?;
     if let Some(seed) = reader.meta().spread_seed {
-        writeln!(out, "  stamps      cut to the second by the log, spread uniformly with seed {seed}: bursts are understated")?;
+        writeln!(
+            out,
+            "  stamps      cut to the second by the log, spread uniformly with seed {seed}: bursts are understated"
+        )?;
     }
     for source in &reader.meta().sources {
         writeln!(out, "  source      {} ({})", source.name, source.format)?;

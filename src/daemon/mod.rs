@@ -12,14 +12,18 @@ use anyhow::Context;
 use clap::Parser;
 use serde::Deserialize;
 
-use crate::edge::host::clock::wait;
+use crate::edge::clock::wait;
 use crate::edge::host::{notify, signals};
 use crate::engine::prepare::load_policy;
 use crate::govern::latch::Latch;
 use crate::limits::POLICY_BYTES_MAX;
 
 #[derive(Debug, Parser)]
-#[command(name = "replayd", version, about = "The unattended side of replay: checks its configuration and waits")]
+#[command(
+    name = "replayd",
+    version,
+    about = "The unattended side of replay: checks its configuration and waits"
+)]
 struct Args {
     /// Configuration file.
     #[arg(long, default_value = "/etc/replay/replayd.toml")]
@@ -61,11 +65,18 @@ pub fn main() -> ExitCode {
 
 fn check(path: &Path) -> anyhow::Result<usize> {
     let show = path.display();
-    let size = std::fs::metadata(path).with_context(|| format!("cannot read the configuration {show}"))?.len();
+    let size =
+        std::fs::metadata(path).with_context(|| format!("cannot read the configuration {show}"))?.len();
     anyhow::ensure!(size <= POLICY_BYTES_MAX, "{show} has {size} bytes; at most {POLICY_BYTES_MAX} are read");
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {show}"))?;
-    let config: Config = toml::from_str(&text).with_context(|| format!("the configuration {show} is refused"))?;
-    anyhow::ensure!(config.version == 1, "{show}: version {} is not known; this program reads version 1", config.version);
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {show}"))?;
+    let config: Config =
+        toml::from_str(&text).with_context(|| format!("the configuration {show} is refused"))?;
+    anyhow::ensure!(
+        config.version == 1,
+        "{show}: version {} is not known; this program reads version 1",
+        config.version
+    );
     for policy in &config.policies {
         load_policy(policy)?;
     }

@@ -2,8 +2,9 @@
 //!
 //! Four siblings that never import each other: [`intake`] (packets, logs, trace files), [`send`] (DNS,
 //! connections, TLS, lanes), [`watch`] (Prometheus, scraped pages), [`host`] (clock, signals, kill file,
-//! locks, systemd). What two of them need stands here: [`trust`].
+//! locks, systemd). What several of them need stands here: [`clock`], [`trust`].
 
+pub mod clock;
 pub mod host;
 pub mod intake;
 pub mod send;

@@ -17,7 +17,9 @@ pub fn client_config() -> anyhow::Result<Arc<ClientConfig>> {
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
         let why = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
-        anyhow::bail!("no trusted root certificates on this machine ({why}); install ca-certificates or set SSL_CERT_FILE");
+        anyhow::bail!(
+            "no trusted root certificates on this machine ({why}); install ca-certificates or set SSL_CERT_FILE"
+        );
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)

@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 
 use super::shared::{Shared, Stage};
-use crate::edge::host::clock::wait;
+use crate::edge::clock::wait;
 use crate::govern::latch::StopCause;
 use crate::limits::{FEED_BATCH_MAX, HORIZON};
+use crate::plan::Departure;
 use crate::plan::draw::{Salt, below, hash64};
 use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanStream};
-use crate::plan::Departure;
 use crate::units::{Rate, RunTime};
 
 /// Departures for one worker, all of one stage.
@@ -94,7 +94,9 @@ impl<S: EventSource> Feeder<S> {
                     let plan = StationaryPlan::new(Arc::clone(&self.sample), rate, self.seed ^ epoch);
                     stationary = plan.map(|p| (epoch, p));
                 }
-                let Some((_, plan)) = &mut stationary else { anyhow::bail!("no request of the trace may be sent") };
+                let Some((_, plan)) = &mut stationary else {
+                    anyhow::bail!("no request of the trace may be sent")
+                };
                 let mut next = || Ok(plan.next().filter(|d| d.due_ns < until));
                 deal(&self.shared, &self.workers, epoch, start, &mut dealt, &mut next)?
             } else if let MeasurePlan::Trace(plan) = &mut self.plan {

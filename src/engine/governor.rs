@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::journal::{Journal, Line};
 use super::shared::{Shared, Stage};
-use crate::edge::host::clock::{wait, wall};
+use crate::edge::clock::{wait, wall};
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::send::book::{Beat, Flow};
 use crate::edge::watch::poll::Board;
@@ -191,7 +191,8 @@ impl Governor {
                 timeline.push(row);
                 self.shared.set_stage(Stage::Ended);
                 self.journal.finish()?;
-                let terminal = state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
+                let terminal =
+                    state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
                 let worst = watch.guards.iter().map(Guard::worst).collect();
                 return Ok(GovernorEnd { terminal, state, timeline, told, worst, views });
             }
@@ -288,7 +289,15 @@ impl Governor {
         self.shared.gate.publish(now, grant.ceiling, self.connects, grant.not_after);
     }
 
-    fn row(&self, row: &mut Row, all: &mut Vec<Row>, flow: Flow, state: &State, watch: &mut Watch, now: RunTime) {
+    fn row(
+        &self,
+        row: &mut Row,
+        all: &mut Vec<Row>,
+        flow: Flow,
+        state: &State,
+        watch: &mut Watch,
+        now: RunTime,
+    ) {
         let second = now.0 / NANOS_PER_SEC;
         if second != row.second {
             watch.end_second();

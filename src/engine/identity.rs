@@ -15,13 +15,19 @@ pub fn run_id(start: WallTime, salt: u64) -> String {
 /// How the traffic of a run is marked.
 #[must_use]
 pub fn marking(policy: &Policy, target: &Target, run_id: &str, seed: u64) -> Marking {
-    let clean = |s: &str| s.chars().filter(|c| c.is_ascii_graphic() && !"();".contains(*c)).collect::<String>();
-    let part = |name: &str, v: &Option<String>| v.as_ref().map_or_else(String::new, |v| format!("; {name}={}", clean(v)));
+    let clean =
+        |s: &str| s.chars().filter(|c| c.is_ascii_graphic() && !"();".contains(*c)).collect::<String>();
+    let part = |name: &str, v: &Option<String>| {
+        v.as_ref().map_or_else(String::new, |v| format!("; {name}={}", clean(v)))
+    };
     let owner = part("owner", &policy.owner);
     let runbook = part("runbook", &policy.runbook);
     Marking {
         authority: target.authority(),
-        agent_suffix: format!("replay/{} (load test; run={run_id}{owner}{runbook})", env!("CARGO_PKG_VERSION")),
+        agent_suffix: format!(
+            "replay/{} (load test; run={run_id}{owner}{runbook})",
+            env!("CARGO_PKG_VERSION")
+        ),
         run_id: run_id.to_owned(),
         trace_seed: crate::capture::mix64(seed ^ u64::from(crc32c::crc32c(run_id.as_bytes()))),
     }

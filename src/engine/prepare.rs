@@ -115,7 +115,10 @@ impl EventSource for FileSource {
 pub fn load_policy(path: &Path) -> anyhow::Result<Policy> {
     let show = path.display();
     let size = std::fs::metadata(path).with_context(|| format!("cannot read the policy {show}"))?.len();
-    anyhow::ensure!(size <= POLICY_BYTES_MAX, "{show} has {size} bytes; a policy has at most {POLICY_BYTES_MAX}");
+    anyhow::ensure!(
+        size <= POLICY_BYTES_MAX,
+        "{show} has {size} bytes; a policy has at most {POLICY_BYTES_MAX}"
+    );
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the policy {show}"))?;
     check::parse(&text, &show.to_string()).with_context(|| format!("the policy {show} is refused"))
 }
@@ -140,7 +143,11 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let mut source = FileSource::open(&asked.trace)?;
     let meta = source.reader.meta().clone();
     let trace_warning = read_through(&mut source)?;
-    let screen = Screen { methods: policy.methods.clone(), routes: policy.routes.clone(), hosts: policy.hosts.clone() };
+    let screen = Screen {
+        methods: policy.methods.clone(),
+        routes: policy.routes.clone(),
+        hosts: policy.hosts.clone(),
+    };
     let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
     let (from_ns, to_ns) = (ns(asked.from), asked.to.map_or(u64::MAX, ns));
     if from_ns >= to_ns {
@@ -161,8 +168,13 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     };
     let (first, duration_ns, mut source) = forecast(source, &mut plan, |_| ())?;
     if first.counts.due == 0 {
-        let dropped: Vec<String> = first.counts.dropped.iter().map(|(r, n)| format!("{} {n}", r.name())).collect();
-        return refused(format!("nothing is left to send: of {} requests dropped: {}", first.counts.scaled, dropped.join(", ")));
+        let dropped: Vec<String> =
+            first.counts.dropped.iter().map(|(r, n)| format!("{} {n}", r.name())).collect();
+        return refused(format!(
+            "nothing is left to send: of {} requests dropped: {}",
+            first.counts.scaled,
+            dropped.join(", ")
+        ));
     }
     let peak = asked.rate.unwrap_or(first.peak);
     let settings = govern(policy, peak, asked.lead_in);
@@ -175,7 +187,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let sample = Sample::gather(&mut source, &screen, from_ns, to_ns)?;
     let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(plan.speed.run_nanos(duration_ns), ns)));
     let (id, _) = fresh_id(asked.seed);
-    let name = |p: &Path| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let name = |p: &Path| {
+        p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned())
+    };
     let recorded = forecast.counts.recorded;
     let words = RunJson {
         id,
@@ -192,7 +206,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         seed: asked.seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time_note: meta.spread_seed.map(|seed| {
-            format!("the log cut them to the second; spread uniformly with seed {seed}, so bursts are understated")
+            format!(
+                "the log cut them to the second; spread uniformly with seed {seed}, so bursts are understated"
+            )
         }),
         ..RunJson::default()
     };
@@ -205,8 +221,19 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         bucket_shed: trial.shed,
     };
     let policy = policy.clone();
-    let prepared =
-        Prepared { policy, target, connect_to, settings, plan, source, duration_ns, forecast, sample, steady, words };
+    let prepared = Prepared {
+        policy,
+        target,
+        connect_to,
+        settings,
+        plan,
+        source,
+        duration_ns,
+        forecast,
+        sample,
+        steady,
+        words,
+    };
     Ok((prepared, dry))
 }
 
@@ -221,21 +248,25 @@ fn read_through(source: &mut FileSource) -> anyhow::Result<Option<String>> {
 fn target_of(asked: &Request) -> Result<Target, Refusal> {
     let policy = &asked.policy;
     let Some(url) = asked.target.as_ref().or(policy.target_url.as_ref()) else {
-        return Err(Refusal::Usage(anyhow::anyhow!("no target: give --target URL, or a --policy that names one")));
+        return Err(Refusal::Usage(anyhow::anyhow!(
+            "no target: give --target URL, or a --policy that names one"
+        )));
     };
     match Target::new(url, policy.allow.clone()) {
         Ok(target) => Ok(target),
         Err(e @ target::TargetError::BadUrl { .. }) => Err(Refusal::Usage(e.into())),
-        Err(e) if policy.origin == "built in" => {
-            refused(format!("{e}. The built-in policy allows this machine only; write one for this target (see policies/production-example.toml) and give it with --policy"))
-        }
+        Err(e) if policy.origin == "built in" => refused(format!(
+            "{e}. The built-in policy allows this machine only; write one for this target (see policies/production-example.toml) and give it with --policy"
+        )),
         Err(e) => refused(e.to_string()),
     }
 }
 
 fn connect_to(asked: &Request, target: &Target) -> Result<Option<(String, u16)>, Refusal> {
     let Some(text) = &asked.connect_to else { return Ok(None) };
-    let parsed = text.rsplit_once(':').and_then(|(h, p)| Some((h.trim_matches(['[', ']']).to_owned(), p.parse::<u16>().ok()?)));
+    let parsed = text
+        .rsplit_once(':')
+        .and_then(|(h, p)| Some((h.trim_matches(['[', ']']).to_owned(), p.parse::<u16>().ok()?)));
     let Some((host, port)) = parsed.filter(|(h, p)| !h.is_empty() && *p > 0) else {
         return Err(Refusal::Usage(anyhow::anyhow!("--connect-to {text:?} is not HOST:PORT")));
     };
@@ -252,13 +283,18 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
     let rate = &asked.policy.rate;
     if asked.scale.milli > rate.max_scale_milli {
         let max = rate.max_scale_milli as f64 / 1000.0;
-        return refused(format!("--scale {}x is above the policy's [rate] max_scale = {max}", asked.scale.as_f64()));
+        return refused(format!(
+            "--scale {}x is above the policy's [rate] max_scale = {max}",
+            asked.scale.as_f64()
+        ));
     }
     if asked.rate.is_some_and(|r| r > rate.max_rps) {
         return refused(format!("--rate is above the policy's [rate] max_rps = {}", rate.max_rps.rps()));
     }
     if !target.is_loopback() && asked.policy.routes.allow.is_empty() {
-        return refused("the policy lists no [routes] allow; a run outside this machine sends only what is listed");
+        return refused(
+            "the policy lists no [routes] allow; a run outside this machine sends only what is listed",
+        );
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::identity;
 use super::journal::{Journal, Line};
 use super::shared::{Shared, Stage};
 use super::worker::{self, WorkerSettings};
-use crate::edge::host::clock::{Clock, wait, wall};
+use crate::edge::clock::{Clock, wait, wall};
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::host::signals;
 use crate::edge::watch::poll::{self, Board, PollContext};
@@ -28,9 +28,9 @@ use crate::measure::tally::Tally;
 use crate::plan::forecast::Forecast;
 use crate::plan::stationary::Sample;
 use crate::plan::stream::{EventSource, PlanSettings, PlanStream};
+use crate::policy::Policy;
 use crate::policy::settings::{in_flight_max, local_guards};
 use crate::policy::target::Target;
-use crate::policy::Policy;
 use crate::report::json::{EventJson, Facts, Report, RunJson, report};
 use crate::units::{Rate, WallTime};
 
@@ -86,7 +86,11 @@ pub fn workers_for(target: Rate) -> usize {
 ///
 /// # Errors
 /// When something of ours fails before the start, or the journal or the report cannot be written.
-pub fn run<S: EventSource + Send + 'static>(p: Prepared<S>, conduct: &Conduct, live: Live<'_>) -> anyhow::Result<Report> {
+pub fn run<S: EventSource + Send + 'static>(
+    p: Prepared<S>,
+    conduct: &Conduct,
+    live: Live<'_>,
+) -> anyhow::Result<Report> {
     let folder = &conduct.out;
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let latch = Latch::new();
@@ -120,7 +124,16 @@ pub fn run<S: EventSource + Send + 'static>(p: Prepared<S>, conduct: &Conduct, l
     let sample_names = p.sample.routes().names().to_vec();
     let plan_names = if p.steady.is_some() { sample_names.clone() } else { p.forecast.route_names.clone() };
     let names = (sample_names, plan_names);
-    let feeder = start_feeder(p.source, &p.plan, p.duration_ns, p.sample, p.steady, p.settings.target, &shared, senders)?;
+    let feeder = start_feeder(
+        p.source,
+        &p.plan,
+        p.duration_ns,
+        p.sample,
+        p.steady,
+        p.settings.target,
+        &shared,
+        senders,
+    )?;
     while shared.stage().0 != Stage::Ended {
         wait(Duration::from_millis(100));
         live(&snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -147,8 +160,14 @@ fn needs_tls<S>(p: &Prepared<S>) -> bool {
     p.target.https() || guards || p.policy.prometheus.as_ref().is_some_and(|p| p.url.starts_with("https:"))
 }
 
-fn spawn<T: Send + 'static>(name: &str, f: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(f).with_context(|| format!("cannot start the {name} thread"))
+fn spawn<T: Send + 'static>(
+    name: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(f)
+        .with_context(|| format!("cannot start the {name} thread"))
 }
 
 /// The runtime of the guard pollers; dropping it ends them.
@@ -206,12 +225,17 @@ fn start_workers<S>(
         let (shared, settings) = (Arc::clone(shared), settings.clone());
         // Until the thread is up its port must not look silent.
         shared.ports[index].put(shared.clock.now(), crate::edge::send::book::Beat::default());
-        handles.push(spawn(&format!("worker-{index}"), move || worker::run(&shared, index, settings, receiver))?);
+        handles.push(spawn(&format!("worker-{index}"), move || {
+            worker::run(&shared, index, settings, receiver)
+        })?);
     }
     Ok((senders, handles))
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of one struct, taken apart because they move to two places")]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one struct, taken apart because they move to two places"
+)]
 fn start_feeder<S: EventSource + Send + 'static>(
     source: S,
     plan: &PlanSettings,
@@ -250,9 +274,11 @@ fn make_report(
     measure: &Tally,
     names: &(Vec<String>, Vec<String>),
 ) -> Report {
-    let guards = settings.guards.iter().enumerate().map(|(i, spec)| {
-        (spec, end.worst.get(i).copied().flatten(), end.views.get(i).copied())
-    });
+    let guards = settings
+        .guards
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| (spec, end.worst.get(i).copied().flatten(), end.views.get(i).copied()));
     let facts = Facts {
         run,
         terminal: end.terminal,
@@ -282,7 +308,11 @@ fn events(told: &[Told], guards: &[GuardSpec]) -> Vec<EventJson> {
             Some(format!("share cut {} → {}{}", percent(from), percent(to), why.unwrap_or_default()))
         }
         Effect::Grown { from, to } => Some(format!("share grown {} → {}", percent(from), percent(to))),
-        Effect::StartLeadIn | Effect::StartMeasure | Effect::StopSending | Effect::Latch | Effect::Finished(_) => None,
+        Effect::StartLeadIn
+        | Effect::StartMeasure
+        | Effect::StopSending
+        | Effect::Latch
+        | Effect::Finished(_) => None,
     };
     let one = |t: &Told| words(t).map(|what| EventJson { t: (t.at.as_secs_f64() * 1e3).round() / 1e3, what });
     told.iter().filter_map(one).collect()
@@ -290,13 +320,15 @@ fn events(told: &[Told], guards: &[GuardSpec]) -> Vec<EventJson> {
 
 fn write_files(folder: &Path, report: &Report, lead_in: &Tally, measure: &Tally) -> anyhow::Result<()> {
     let path = folder.join("report.json");
-    let mut file = std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    let mut file =
+        std::fs::File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     serde_json::to_writer_pretty(&mut file, report)?;
     file.write_all(b"\n")?;
     for (phase, tally) in [("lead_in", lead_in), ("measure", measure)] {
         for (name, latency) in tally.latency.rows().into_iter().filter(|(_, l)| l.count() > 0) {
             let path = folder.join(format!("{phase}-{name}.hdr"));
-            std::fs::write(&path, latency.serialized()).with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::write(&path, latency.serialized())
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
     }
     Ok(())

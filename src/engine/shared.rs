@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::edge::send::book::Beat;
 use crate::govern::gate::Gate;
 use crate::measure::outcome::RunPhase;

@@ -131,7 +131,11 @@ impl GuardSpec {
     pub fn read(&self, answer: Answer) -> Reading {
         match answer {
             Answer::Value { samples, .. } if samples < self.min_samples => {
-                if self.need_traffic { Reading::NoData(NoData::TooFewSamples) } else { Reading::Neutral }
+                if self.need_traffic {
+                    Reading::NoData(NoData::TooFewSamples)
+                } else {
+                    Reading::Neutral
+                }
             }
             Answer::Value { value, .. } => self.thresholds.classify(value),
             Answer::NoData(why) => Reading::NoData(why),
@@ -427,7 +431,13 @@ pub(crate) mod tests {
 
     #[test]
     fn below_is_the_mirror_of_above() {
-        let t = Thresholds { side: Side::Below, hold: None, back_off: Some(80.0), abort: Some(50.0), clear: 100.0 };
+        let t = Thresholds {
+            side: Side::Below,
+            hold: None,
+            back_off: Some(80.0),
+            abort: Some(50.0),
+            clear: 100.0,
+        };
         assert_eq!(t.classify(90.0), Reading::Good(90.0));
         assert_eq!(t.classify(79.0), Reading::BackOff(79.0));
         assert_eq!(t.classify(10.0), Reading::Abort(10.0));

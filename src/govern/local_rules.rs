@@ -133,7 +133,8 @@ impl LocalMetric {
     #[must_use]
     pub fn answer(self, window: &LocalWindow) -> Answer {
         let min = self.min_samples();
-        let ratio = |part: fn(&super::local::LocalCounts) -> u64, of: fn(&super::local::LocalCounts) -> u64| {
+        let ratio = |part: fn(&super::local::LocalCounts) -> u64,
+                     of: fn(&super::local::LocalCounts) -> u64| {
             let counts = window.counts(|c| of(c) >= min);
             let samples = of(&counts);
             let value = if samples == 0 { 0.0 } else { part(&counts) as f64 / samples as f64 };
@@ -156,7 +157,11 @@ impl LocalMetric {
             Self::Stalled => plain(window.stalled_buckets() as f64 * TICK.as_secs_f64()),
             Self::InFlight => {
                 let now = window.now();
-                plain(if now.in_flight_max == 0 { 1.0 } else { now.in_flight as f64 / now.in_flight_max as f64 })
+                plain(if now.in_flight_max == 0 {
+                    1.0
+                } else {
+                    now.in_flight as f64 / now.in_flight_max as f64
+                })
             }
         }
     }
@@ -226,13 +231,8 @@ mod tests {
         let mut window = LocalWindow::default();
         window.push(bucket, now);
         let fixed = metric.fixed(Duration::from_secs(10));
-        let ratio = Thresholds {
-            side: Side::Above,
-            hold: None,
-            back_off: Some(0.05),
-            abort: Some(0.3),
-            clear: 0.04,
-        };
+        let ratio =
+            Thresholds { side: Side::Above, hold: None, back_off: Some(0.05), abort: Some(0.3), clear: 0.04 };
         metric.spec(fixed.unwrap_or(ratio), Duration::ZERO).read(metric.answer(&window))
     }
 

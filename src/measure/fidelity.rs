@@ -55,7 +55,11 @@ pub fn judge(t: &Tally) -> Fidelity {
     };
     Fidelity {
         verdict: if due == 0 { "invalid".to_owned() } else { verdict.to_owned() },
-        reasons: if due == 0 { vec!["nothing was due".to_owned()] } else { ours.into_iter().chain(theirs).collect() },
+        reasons: if due == 0 {
+            vec!["nothing was due".to_owned()]
+        } else {
+            ours.into_iter().chain(theirs).collect()
+        },
         sent_share: (due > 0).then(|| t.counts.sent as f64 / due as f64),
         send_lag_p50_ms: t.send_lag.quantile_ms(0.5),
         send_lag_p99_ms: p99,

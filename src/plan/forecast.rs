@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
 use super::DepartureKind;
 use super::screen::Screen;
+use super::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
 use crate::limits::PLAN_SECONDS_MAX;
 use crate::units::{NANOS_PER_SEC, Rate};
 
@@ -106,7 +106,9 @@ pub fn forecast<S: EventSource>(
     while let Some(d) = stream.next_departure()? {
         let second = d.due_ns / NANOS_PER_SEC;
         if second > PLAN_SECONDS_MAX {
-            anyhow::bail!("the plan is longer than {PLAN_SECONDS_MAX} seconds; use --to, --for or a higher --speed");
+            anyhow::bail!(
+                "the plan is longer than {PLAN_SECONDS_MAX} seconds; use --to, --for or a higher --speed"
+            );
         }
         match &d.kind {
             DepartureKind::Close => {

@@ -8,9 +8,28 @@ use crate::units::Rate;
 
 /// Path words that are never sent unless an allow pattern names them literally.
 pub const DENY_WORDS: [&str; 22] = [
-    "logout", "log-out", "signout", "sign-out", "logoff", "unsubscribe", "delete", "remove", "destroy", "export",
-    "download-all", "otp", "pay", "payment", "checkout/confirm", "cart/add", "purchase", "transfer", "cancel", "reset",
-    "revoke", "shutdown",
+    "logout",
+    "log-out",
+    "signout",
+    "sign-out",
+    "logoff",
+    "unsubscribe",
+    "delete",
+    "remove",
+    "destroy",
+    "export",
+    "download-all",
+    "otp",
+    "pay",
+    "payment",
+    "checkout/confirm",
+    "cart/add",
+    "purchase",
+    "transfer",
+    "cancel",
+    "reset",
+    "revoke",
+    "shutdown",
 ];
 
 /// A method and path pattern.
@@ -40,7 +59,8 @@ impl Pattern {
             Some((m, g)) => (Some(m.to_owned()), g.trim()),
             None => (None, text.trim()),
         };
-        let method_fits = method.as_ref().is_none_or(|m| m.bytes().all(|b| b.is_ascii_uppercase()) && !m.is_empty());
+        let method_fits =
+            method.as_ref().is_none_or(|m| m.bytes().all(|b| b.is_ascii_uppercase()) && !m.is_empty());
         let glob_fits = (glob.starts_with('/') || glob.starts_with("**")) && !glob.contains([' ', '?', '#']);
         if !method_fits || !glob_fits {
             return Err(refuse());
@@ -102,9 +122,8 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 /// Whether `word` stands in `path` at segment or word borders.
 fn contains_word(path: &str, word: &str) -> bool {
     let border = |c: Option<char>| c.is_none_or(|c| !c.is_ascii_alphanumeric());
-    path.match_indices(word).any(|(i, _)| {
-        border(path[..i].chars().next_back()) && border(path[i + word.len()..].chars().next())
-    })
+    path.match_indices(word)
+        .any(|(i, _)| border(path[..i].chars().next_back()) && border(path[i + word.len()..].chars().next()))
 }
 
 /// The path with percent escapes undone (twice, as proxies may), in lower case.
@@ -193,7 +212,15 @@ mod tests {
     #[test]
     fn deny_words_hold_unless_named() {
         let none = Routes::default();
-        for path in ["/logout", "/user/LogOut", "/log%6Fut", "/log%256Fut", "/cart/add", "/a/delete/3", "/api/delete-item"] {
+        for path in [
+            "/logout",
+            "/user/LogOut",
+            "/log%6Fut",
+            "/log%256Fut",
+            "/cart/add",
+            "/a/delete/3",
+            "/api/delete-item",
+        ] {
             assert!(!none.permits(b"GET", path.as_bytes()), "{path}");
         }
         for path in ["/", "/paypal-info", "/undelete", "/deleted", "/exports", "/payload"] {

@@ -56,7 +56,8 @@ impl Screen {
         // A log without hosts was written by the target itself.
         let Some(authority) = &shape.authority else { return true };
         let host = authority.to_ascii_lowercase();
-        let colon = host.iter().rposition(|b| *b == b':').filter(|i| host[i + 1..].iter().all(u8::is_ascii_digit));
+        let colon =
+            host.iter().rposition(|b| *b == b':').filter(|i| host[i + 1..].iter().all(u8::is_ascii_digit));
         hosts.contains(&host[..colon.unwrap_or(host.len())])
     }
 }

@@ -37,7 +37,12 @@ impl Sample {
     ///
     /// # Errors
     /// When the trace cannot be read.
-    pub fn gather(source: &mut impl EventSource, screen: &Screen, from_ns: u64, to_ns: u64) -> anyhow::Result<Self> {
+    pub fn gather(
+        source: &mut impl EventSource,
+        screen: &Screen,
+        from_ns: u64,
+        to_ns: u64,
+    ) -> anyhow::Result<Self> {
         source.rewind()?;
         let mut sample = Self::default();
         let mut open: std::collections::BTreeMap<u64, (u64, usize)> = std::collections::BTreeMap::new();
@@ -59,7 +64,8 @@ impl Sample {
                 continue;
             }
             let route = sample.routes.number(&r.shape);
-            let request = Arc::new(PlannedRequest { shape: Arc::clone(&r.shape), expected: r.status.value, route });
+            let request =
+                Arc::new(PlannedRequest { shape: Arc::clone(&r.shape), expected: r.status.value, route });
             sample.sessions[index].push(Step { offset_ns, connection: event.connection, request });
             sample.requests += 1;
         }

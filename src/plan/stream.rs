@@ -187,13 +187,16 @@ impl<S: EventSource> PlanStream<S> {
     /// When the trace cannot be read, or the look-ahead exceeds its limit.
     pub fn next_departure(&mut self) -> anyhow::Result<Option<Departure>> {
         loop {
-            let ready = self.heap.peek().is_some_and(|Reverse(q)| self.final_ns.is_none_or(|f| q.0.due_ns <= f));
+            let ready =
+                self.heap.peek().is_some_and(|Reverse(q)| self.final_ns.is_none_or(|f| q.0.due_ns <= f));
             if ready || self.final_ns.is_none() {
                 return Ok(self.heap.pop().map(|Reverse(q)| q.0));
             }
             self.read()?;
             if self.heap.len() > PLAN_AHEAD_MAX {
-                anyhow::bail!("the plan needs to look more than {PLAN_AHEAD_MAX} departures ahead; use a smaller --scale");
+                anyhow::bail!(
+                    "the plan needs to look more than {PLAN_AHEAD_MAX} departures ahead; use a smaller --scale"
+                );
             }
         }
     }

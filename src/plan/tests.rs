@@ -207,7 +207,11 @@ fn parts_and_loops() {
     let (out, counts) = all(trace(&rows), &s);
     assert_eq!(out.last().unwrap().due_ns, 24_000_000_000);
     let instances: std::collections::BTreeSet<_> = out.iter().map(|d| d.instance).collect();
-    assert_eq!((out.len() as u64, instances.len()), (counts.due, out.len()), "every round has its own sessions");
+    assert_eq!(
+        (out.len() as u64, instances.len()),
+        (counts.due, out.len()),
+        "every round has its own sessions"
+    );
 }
 
 #[test]
@@ -236,7 +240,8 @@ fn opens_and_closes_follow_their_session() {
     let (out, _) = all(Memory(events, 0), &s);
     assert_eq!(out.len(), 9);
     for instance in out.iter().map(|d| d.instance).collect::<std::collections::BTreeSet<_>>() {
-        let kinds: Vec<_> = out.iter().filter(|d| d.instance == instance).map(|d| std::mem::discriminant(&d.kind)).collect();
+        let kinds: Vec<_> =
+            out.iter().filter(|d| d.instance == instance).map(|d| std::mem::discriminant(&d.kind)).collect();
         assert_eq!(kinds.len(), 3);
         assert_eq!(kinds[0], std::mem::discriminant(&DepartureKind::Open));
     }

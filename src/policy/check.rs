@@ -9,9 +9,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::{NOT_ENFORCED, PolicyFile, Word};
 use super::target::AllowList;
-use super::{Finding, GovernorWords, Policy, Prometheus, RateLimits, Refused, Severity, guards, lint, target};
+use super::{
+    Finding, GovernorWords, Policy, Prometheus, RateLimits, Refused, Severity, guards, lint, target,
+};
 use crate::govern::local_rules::LocalMetric;
-use crate::limits::{CONNECT_TIMEOUT, GUARDS_MAX, IN_FLIGHT_MAX, RATE_MAX_RPS, REQUEST_TIMEOUT, ROUTES_MAX, SESSION_BLOCKED_MAX};
+use crate::limits::{
+    CONNECT_TIMEOUT, GUARDS_MAX, IN_FLIGHT_MAX, RATE_MAX_RPS, REQUEST_TIMEOUT, ROUTES_MAX,
+    SESSION_BLOCKED_MAX,
+};
 use crate::plan::routes::{Pattern, Routes};
 use crate::plan::screen::Screen;
 use crate::units::{Rate, parse_duration, parse_ratio};
@@ -61,9 +66,15 @@ impl Reader<'_> {
 /// Refuses keys of later versions by name, wherever they stand.
 fn refuse_not_enforced(r: &mut Reader<'_>, table: &DeTable<'_>, prefix: &str) {
     for (key, value) in table {
-        let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
+        let path =
+            if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         if let Some((_, what)) = NOT_ENFORCED.iter().find(|(k, _)| *k == path) {
-            r.error("G032", Some(key.span().start), &path, format!("not enforced by this version ({what}); take it out, or use a version that keeps it"));
+            r.error(
+                "G032",
+                Some(key.span().start),
+                &path,
+                format!("not enforced by this version ({what}); take it out, or use a version that keeps it"),
+            );
         }
         match value.get_ref() {
             DeValue::Table(inner) => refuse_not_enforced(r, inner, &path),
@@ -132,7 +143,12 @@ pub fn parse(text: &str, origin: &str) -> Result<Policy, Refused> {
 fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> {
     if *file.version.get_ref() != 1 {
         let found = *file.version.get_ref();
-        r.error("", Some(file.version.span().start), "version", format!("{found} is not known; this program reads version 1"));
+        r.error(
+            "",
+            Some(file.version.span().start),
+            "version",
+            format!("{found} is not known; this program reads version 1"),
+        );
     }
     let allow = allow_list(r, file);
     let hosts = host_set(file);
@@ -198,8 +214,13 @@ fn methods(r: &mut Reader<'_>, file: &PolicyFile) -> Option<BTreeSet<Vec<u8>>> {
     let Some(words) = &file.routes.methods else { return Some(Screen::safe_methods()) };
     let mut fine = true;
     for word in words {
-        if word.get_ref().is_empty() || !word.get_ref().bytes().all(crate::wire::head::is_token) {
-            r.error("", Some(word.span().start), "routes.methods", format!("{:?} is not a method", word.get_ref()));
+        if word.get_ref().is_empty() || !word.get_ref().bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
+            r.error(
+                "",
+                Some(word.span().start),
+                "routes.methods",
+                format!("{:?} is not a method", word.get_ref()),
+            );
             fine = false;
         }
     }
@@ -244,13 +265,21 @@ fn rate(r: &mut Reader<'_>, file: &PolicyFile) -> Option<RateLimits> {
     let scale_max = crate::limits::SCALE_MAX_MILLI as f64 / 1000.0;
     let max_scale = number(r, "rate.max_scale", t.max_scale.as_ref(), 1.0, scale_max);
     let max_rps = number(r, "rate.max_rps", t.max_rps.as_ref(), 1_000.0, RATE_MAX_RPS as f64);
-    let connects = number(r, "rate.max_new_connections_per_s", t.max_new_connections_per_s.as_ref(), 50.0, 100_000.0);
+    let connects =
+        number(r, "rate.max_new_connections_per_s", t.max_new_connections_per_s.as_ref(), 50.0, 100_000.0);
     let in_flight = match t.max_in_flight.as_ref().map(|w| (w.span().start, w.get_ref())) {
         None => Some(None),
         Some((_, toml::Value::String(s))) if s == "auto" => Some(None),
-        Some((_, toml::Value::Integer(n))) if (1..=IN_FLIGHT_MAX as i64).contains(n) => Some(Some(n.unsigned_abs())),
+        Some((_, toml::Value::Integer(n))) if (1..=IN_FLIGHT_MAX as i64).contains(n) => {
+            Some(Some(n.unsigned_abs()))
+        }
         Some((at, other)) => {
-            r.error("", Some(at), "rate.max_in_flight", format!("{other} must be \"auto\" or a number from 1 to {IN_FLIGHT_MAX}"));
+            r.error(
+                "",
+                Some(at),
+                "rate.max_in_flight",
+                format!("{other} must be \"auto\" or a number from 1 to {IN_FLIGHT_MAX}"),
+            );
             None
         }
     };
@@ -272,24 +301,39 @@ fn prometheus(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Prometheus> {
     let t = file.prometheus.as_ref()?;
     let url = t.url.get_ref().trim_end_matches('/').to_owned();
     if target::split(&url).is_none() {
-        r.error("", Some(t.url.span().start), "prometheus.url", format!("{url:?} is not a URL such as \"http://prometheus:9090\" (no path, no user)"));
+        r.error(
+            "",
+            Some(t.url.span().start),
+            "prometheus.url",
+            format!("{url:?} is not a URL such as \"http://prometheus:9090\" (no path, no user)"),
+        );
         return None;
     }
     let default = Duration::from_secs(15);
     let scrape_interval = r.duration("prometheus.scrape_interval", t.scrape_interval.as_ref(), default)?;
     if scrape_interval.is_zero() {
-        r.error("G010", t.scrape_interval.as_ref().map(|w| w.span().start), "prometheus.scrape_interval", "must be above 0s");
+        r.error(
+            "G010",
+            t.scrape_interval.as_ref().map(|w| w.span().start),
+            "prometheus.scrape_interval",
+            "must be above 0s",
+        );
         return None;
     }
     Some(Prometheus { url, scrape_interval })
 }
 
-fn query_guards(r: &mut Reader<'_>, file: &PolicyFile, prometheus: Option<&Prometheus>) -> Option<Vec<super::QueryGuard>> {
+fn query_guards(
+    r: &mut Reader<'_>,
+    file: &PolicyFile,
+    prometheus: Option<&Prometheus>,
+) -> Option<Vec<super::QueryGuard>> {
     if file.guard.len() > GUARDS_MAX {
         r.error("G033", None, "guard", format!("more than {GUARDS_MAX} guards"));
         return None;
     }
-    let one = |g: &Spanned<super::file::GuardTable>| guards::query(r, g.span().start, g.get_ref(), prometheus);
+    let one =
+        |g: &Spanned<super::file::GuardTable>| guards::query(r, g.span().start, g.get_ref(), prometheus);
     let all: Vec<Option<_>> = file.guard.iter().map(one).collect();
     let mut names = BTreeSet::new();
     for guard in all.iter().flatten() {
@@ -300,14 +344,22 @@ fn query_guards(r: &mut Reader<'_>, file: &PolicyFile, prometheus: Option<&Prome
     all.into_iter().collect()
 }
 
-fn local(r: &mut Reader<'_>, file: &PolicyFile) -> Option<BTreeMap<LocalMetric, crate::govern::guard::Thresholds>> {
+fn local(
+    r: &mut Reader<'_>,
+    file: &PolicyFile,
+) -> Option<BTreeMap<LocalMetric, crate::govern::guard::Thresholds>> {
     let mut out = BTreeMap::new();
     let mut fine = true;
     for (word, table) in &file.local {
         let metric = LocalMetric::SETTABLE.into_iter().find(|m| m.name() == word.get_ref());
         let Some(metric) = metric else {
             let known = LocalMetric::SETTABLE.map(LocalMetric::name).join(", ");
-            r.error("", Some(word.span().start), &format!("local.{}", word.get_ref()), format!("unknown; known are {known}"));
+            r.error(
+                "",
+                Some(word.span().start),
+                &format!("local.{}", word.get_ref()),
+                format!("unknown; known are {known}"),
+            );
             fine = false;
             continue;
         };
@@ -326,24 +378,31 @@ fn governor(r: &mut Reader<'_>, file: &PolicyFile) -> Option<GovernorWords> {
         Some(w) => match Rate::parse(w.get_ref()) {
             Ok(rate) if rate > Rate::ZERO => Some(Some(rate)),
             Ok(_) | Err(_) => {
-                r.error("", Some(w.span().start), "governor.probe_rate", format!("{:?} is not a rate such as \"10/s\"", w.get_ref()));
+                r.error(
+                    "",
+                    Some(w.span().start),
+                    "governor.probe_rate",
+                    format!("{:?} is not a rate such as \"10/s\"", w.get_ref()),
+                );
                 None
             }
         },
     };
     let step = match t.step.as_ref().filter(|w| w.get_ref() != "auto") {
         None => Some(None),
-        Some(w) => match parse_ratio(w.get_ref()) {
-            Ok(f) if f > 0.0 && f <= 0.25 => Some(Some((f * 1e6) as u32)),
-            Ok(_) => {
-                r.error("G018", Some(w.span().start), "governor.step", "must lie above 0 and at most 25%: larger steps overshoot before anything can be seen");
-                None
+        Some(w) => {
+            match parse_ratio(w.get_ref()) {
+                Ok(f) if f > 0.0 && f <= 0.25 => Some(Some((f * 1e6) as u32)),
+                Ok(_) => {
+                    r.error("G018", Some(w.span().start), "governor.step", "must lie above 0 and at most 25%: larger steps overshoot before anything can be seen");
+                    None
+                }
+                Err(e) => {
+                    r.error("G010", Some(w.span().start), "governor.step", e.to_string());
+                    None
+                }
             }
-            Err(e) => {
-                r.error("G010", Some(w.span().start), "governor.step", e.to_string());
-                None
-            }
-        },
+        }
     };
     let max_backoffs = match &t.max_backoffs {
         None => Some(None),

@@ -67,13 +67,20 @@ fn limit(r: &mut Reader<'_>, key: &str, unit: Unit, word: &Limit) -> Option<f64>
     let span = word.span();
     let value = match (unit, word.get_ref()) {
         (Unit::Ratio, toml::Value::String(s)) => parse_ratio(s).map_err(|e| e.to_string()),
-        (Unit::Seconds, toml::Value::String(s)) => parse_duration(s).map(|d| d.as_secs_f64()).map_err(|e| e.to_string()),
+        (Unit::Seconds, toml::Value::String(s)) => {
+            parse_duration(s).map(|d| d.as_secs_f64()).map_err(|e| e.to_string())
+        }
         (Unit::Plain, toml::Value::Integer(n)) => Ok(*n as f64),
         (Unit::Plain, toml::Value::Float(f)) if f.is_finite() => Ok(*f),
-        (_, toml::Value::Table(_)) => Err("limits relative to a baseline are not enforced by this version; give an absolute limit".to_owned()),
+        (_, toml::Value::Table(_)) => {
+            Err("limits relative to a baseline are not enforced by this version; give an absolute limit"
+                .to_owned())
+        }
         (Unit::Ratio, other) => Err(format!("{other} is not a ratio; write text such as \"1%\"")),
         (Unit::Seconds, other) => Err(format!("{other} is not a duration; write text such as \"800ms\"")),
-        (Unit::Plain, other) => Err(format!("{other} is not a number; give `unit = \"ratio\"` or `unit = \"seconds\"` for text")),
+        (Unit::Plain, other) => {
+            Err(format!("{other} is not a number; give `unit = \"ratio\"` or `unit = \"seconds\"` for text"))
+        }
     };
     let id = if matches!(word.get_ref(), toml::Value::Table(_)) { "G032" } else { "G010" };
     value.map_err(|why| r.error(id, Some(span.start), key, why)).ok()
@@ -108,14 +115,26 @@ fn thresholds(
     let clear = clear.unwrap_or(default_clear);
     let good_side = if side == Side::Above { clear <= first } else { clear >= first };
     if !ordered || !good_side {
-        r.error("G011", Some(at), name, format!("thresholds out of order: clear, hold, back_off, abort must go from good to bad ({word})"));
+        r.error(
+            "G011",
+            Some(at),
+            name,
+            format!(
+                "thresholds out of order: clear, hold, back_off, abort must go from good to bad ({word})"
+            ),
+        );
         return None;
     }
     Some(Thresholds { side, hold, back_off, abort, clear })
 }
 
 /// One entry of `[local]`.
-pub(super) fn local(r: &mut Reader<'_>, metric: LocalMetric, at: usize, t: &LocalTable) -> Option<Thresholds> {
+pub(super) fn local(
+    r: &mut Reader<'_>,
+    metric: LocalMetric,
+    at: usize,
+    t: &LocalTable,
+) -> Option<Thresholds> {
     let unit = if metric.is_latency() { Unit::Seconds } else { Unit::Ratio };
     let name = format!("local.{}", metric.name());
     thresholds(r, &name, at, Side::Above, unit, [&t.hold_above, &t.back_off_above, &t.abort_above, &None])
@@ -138,7 +157,12 @@ fn times(r: &mut Reader<'_>, name: &str, t: &GuardTable, poll_default: Duration)
         return None;
     }
     if timeout > QUERY_TIMEOUT || timeout.is_zero() {
-        r.error("G016", at, &format!("{name}: timeout"), format!("must lie between 1ms and {}", show_duration(QUERY_TIMEOUT)));
+        r.error(
+            "G016",
+            at,
+            &format!("{name}: timeout"),
+            format!("must lie between 1ms and {}", show_duration(QUERY_TIMEOUT)),
+        );
         return None;
     }
     Some(Times { poll, timeout, clear_for })
@@ -146,19 +170,32 @@ fn times(r: &mut Reader<'_>, name: &str, t: &GuardTable, poll_default: Duration)
 
 fn confirm(r: &mut Reader<'_>, name: &str, t: &GuardTable) -> Option<(u8, u8)> {
     let Some(word) = &t.confirm else { return Some((2, 3)) };
-    let parsed = word.get_ref().split_once(" of ").and_then(|(k, n)| Some((k.parse::<u8>().ok()?, n.parse::<u8>().ok()?)));
+    let parsed = word
+        .get_ref()
+        .split_once(" of ")
+        .and_then(|(k, n)| Some((k.parse::<u8>().ok()?, n.parse::<u8>().ok()?)));
     match parsed {
         Some((k, n)) if k >= 1 && k <= n && n <= 10 => Some((k, n)),
         Some(_) | None => {
             let key = format!("{name}: confirm");
-            r.error("G016", Some(word.span().start), &key, format!("{:?} is not such as \"2 of 3\" (at most 10)", word.get_ref()));
+            r.error(
+                "G016",
+                Some(word.span().start),
+                &key,
+                format!("{:?} is not such as \"2 of 3\" (at most 10)", word.get_ref()),
+            );
             None
         }
     }
 }
 
 /// One `[[guard]]`.
-pub(super) fn query(r: &mut Reader<'_>, at: usize, t: &GuardTable, prometheus: Option<&Prometheus>) -> Option<QueryGuard> {
+pub(super) fn query(
+    r: &mut Reader<'_>,
+    at: usize,
+    t: &GuardTable,
+    prometheus: Option<&Prometheus>,
+) -> Option<QueryGuard> {
     let Some(name) = t.name.as_ref().map(|w| w.get_ref().clone()).filter(|n| !n.is_empty()) else {
         r.error("", Some(at), "guard", "has no name; reports and causes name guards");
         return None;
@@ -225,12 +262,21 @@ fn source(
             };
             let scrape = prometheus.scrape_interval;
             if !query.range.is_zero() && query.range < scrape * 4 {
-                let why = format!("the range {} is below four scrapes of {}; one lost scrape would blind it", show_duration(query.range), show_duration(scrape));
+                let why = format!(
+                    "the range {} is below four scrapes of {}; one lost scrape would blind it",
+                    show_duration(query.range),
+                    show_duration(scrape)
+                );
                 r.error("G006", Some(start), &format!("{name}: expr"), why);
                 return None;
             }
             if query.range > Duration::from_secs(300) {
-                r.warn("G006", Some(start), &format!("{name}: expr"), "a range above 5m is too slow to guard");
+                r.warn(
+                    "G006",
+                    Some(start),
+                    &format!("{name}: expr"),
+                    "a range above 5m is too slow to guard",
+                );
             }
             let poll = scrape.clamp(Duration::from_secs(1), Duration::from_secs(5));
             let behind = scrape + query.range;
@@ -244,13 +290,23 @@ fn source(
     }
 }
 
-fn scrape(r: &mut Reader<'_>, name: &str, at: usize, t: &GuardTable) -> Option<(GuardQuery, Duration, Duration)> {
+fn scrape(
+    r: &mut Reader<'_>,
+    name: &str,
+    at: usize,
+    t: &GuardTable,
+) -> Option<(GuardQuery, Duration, Duration)> {
     let url = t.scrape.as_ref()?.get_ref().clone();
     let series = |r: &mut Reader<'_>, key: &str, w: &super::file::Word| {
         let parsed = promql_parser::parser::parse(w.get_ref());
         let is_selector = matches!(parsed, Ok(promql_parser::parser::Expr::VectorSelector(_)));
         if !is_selector {
-            r.error("", Some(w.span().start), &format!("{name}: {key}"), "must be one series such as 'queue_depth{pool=\"web\"}'");
+            r.error(
+                "",
+                Some(w.span().start),
+                &format!("{name}: {key}"),
+                "must be one series such as 'queue_depth{pool=\"web\"}'",
+            );
         }
         is_selector.then(|| w.get_ref().clone())
     };
@@ -268,7 +324,12 @@ fn scrape(r: &mut Reader<'_>, name: &str, at: usize, t: &GuardTable) -> Option<(
         None | Some("value") => ScrapeRead::Value,
         Some("rate") => ScrapeRead::Rate,
         Some(other) => {
-            r.error("", Some(at), &format!("{name}: read"), format!("{other:?} is neither \"value\" nor \"rate\""));
+            r.error(
+                "",
+                Some(at),
+                &format!("{name}: read"),
+                format!("{other:?} is neither \"value\" nor \"rate\""),
+            );
             return None;
         }
     };
@@ -277,7 +338,12 @@ fn scrape(r: &mut Reader<'_>, name: &str, at: usize, t: &GuardTable) -> Option<(
         Some("sum") => Reduce::Sum,
         Some("max") => Reduce::Max,
         Some(other) => {
-            r.error("", Some(at), &format!("{name}: reduce"), format!("{other:?} is neither \"sum\" nor \"max\""));
+            r.error(
+                "",
+                Some(at),
+                &format!("{name}: reduce"),
+                format!("{other:?} is neither \"sum\" nor \"max\""),
+            );
             return None;
         }
     };

@@ -183,9 +183,9 @@ impl Policy {
     /// Whether every target that this policy could allow is this machine.
     #[must_use]
     pub fn is_loopback_only(&self) -> bool {
-        self.target_url.as_deref().is_none_or(|url| {
-            target::split(url).is_some_and(|(_, host, _)| target::is_loopback_host(&host))
-        })
+        self.target_url
+            .as_deref()
+            .is_none_or(|url| target::split(url).is_some_and(|(_, host, _)| target::is_loopback_host(&host)))
     }
 }
 

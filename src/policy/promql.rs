@@ -39,7 +39,8 @@ fn bad(id: &'static str, why: impl Into<String>) -> BadQuery {
 /// # Errors
 /// [`BadQuery`].
 pub fn check(text: &str) -> Result<Query, BadQuery> {
-    let expr = promql_parser::parser::parse(text).map_err(|e| bad("G001", format!("not a PromQL query: {e}")))?;
+    let expr =
+        promql_parser::parser::parse(text).map_err(|e| bad("G001", format!("not a PromQL query: {e}")))?;
     if !matches!(expr.value_type(), ValueType::Scalar | ValueType::Vector) {
         return Err(bad("G002", "the query gives a range or a string; a guard needs one number"));
     }
@@ -73,7 +74,10 @@ fn check_top(expr: &Expr) -> Result<(), BadQuery> {
         return Err(bad("G003", why));
     }
     if b.op.id() == T_LOR {
-        return Err(bad("G004", "`or` at the top hides missing data; write `or vector(0)` inside the numerator only"));
+        return Err(bad(
+            "G004",
+            "`or` at the top hides missing data; write `or vector(0)` inside the numerator only",
+        ));
     }
     Ok(())
 }
@@ -111,12 +115,18 @@ impl Walk {
     fn call(&mut self, c: &promql_parser::parser::Call) -> Result<(), BadQuery> {
         let name = c.func.name;
         if name == "absent" || name == "absent_over_time" || name == "scalar" {
-            return Err(bad("G004", format!("{name}() hides missing data; a guard must see that there is none")));
+            return Err(bad(
+                "G004",
+                format!("{name}() hides missing data; a guard must see that there is none"),
+            ));
         }
         let rate = matches!(name, "rate" | "increase" | "irate" | "delta" | "idelta" | "deriv");
         let of_subquery = c.args.args.iter().any(|a| matches!(inner(a), Expr::Subquery(_)));
         if rate && of_subquery {
-            return Err(bad("G008", format!("{name}() of a subquery breaks at counter resets; take the rate first, then sum")));
+            return Err(bad(
+                "G008",
+                format!("{name}() of a subquery breaks at counter resets; take the rate first, then sum"),
+            ));
         }
         c.args.args.iter().try_for_each(|a| self.visit(a))
     }
@@ -177,7 +187,8 @@ mod tests {
 
     #[test]
     fn freshness_comes_from_the_denominator() {
-        let q = check(r#"(sum(rate(req{code=~"5.."}[1m])) or vector(0)) / sum(rate(req[2m] offset 1m))"#).unwrap();
+        let q = check(r#"(sum(rate(req{code=~"5.."}[1m])) or vector(0)) / sum(rate(req[2m] offset 1m))"#)
+            .unwrap();
         assert_eq!((q.range, q.freshness), (Duration::from_secs(120), vec!["req".to_owned()]));
         let q = check(r#"1 - sum(rate(b{le="0.5"}[1m])) / sum(rate(c{job="x"}[1m]))"#).unwrap();
         assert_eq!(q.freshness, [r#"c{job="x"}"#]);

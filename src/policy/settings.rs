@@ -15,7 +15,8 @@ const CALM_MIN: Duration = Duration::from_secs(30);
 /// The local guards that run whether or not the policy names them.
 fn always_on(policy: &Policy, clear_for: Duration) -> Vec<(LocalMetric, GuardSpec)> {
     let timeout = policy.rate.request_timeout;
-    let fixed = LocalMetric::ALWAYS.into_iter().filter_map(|m| Some((m, m.spec(m.fixed(timeout)?, clear_for))));
+    let fixed =
+        LocalMetric::ALWAYS.into_iter().filter_map(|m| Some((m, m.spec(m.fixed(timeout)?, clear_for))));
     fixed.collect()
 }
 
@@ -40,7 +41,8 @@ pub fn lag(policy: &Policy) -> Duration {
         },
         Duration::ZERO,
     );
-    let acts = |g: &&super::QueryGuard| g.spec.thresholds.hold.is_some() || g.spec.thresholds.back_off.is_some();
+    let acts =
+        |g: &&super::QueryGuard| g.spec.thresholds.hold.is_some() || g.spec.thresholds.back_off.is_some();
     policy.guards.iter().filter(acts).map(|g| g.spec.lag).max().unwrap_or_default().max(local.lag)
 }
 

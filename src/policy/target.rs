@@ -11,7 +11,9 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// The URL cannot be used.
-    #[error("{url:?} is not a target URL such as \"https://api.example.com\" (http or https, host, optional port, no path)")]
+    #[error(
+        "{url:?} is not a target URL such as \"https://api.example.com\" (http or https, host, optional port, no path)"
+    )]
     BadUrl {
         /// What was written.
         url: String,
@@ -105,7 +107,8 @@ impl AllowList {
         let literal = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
         let by_network = literal.is_some_and(|a| self.networks.iter().any(|n| n.contains(a)));
         let by_name = self.hosts.iter().any(|(h, p)| h.eq_ignore_ascii_case(host) && *p == port);
-        let local = host.eq_ignore_ascii_case("localhost") && self.networks.iter().any(|n| n.addr.is_loopback());
+        let local =
+            host.eq_ignore_ascii_case("localhost") && self.networks.iter().any(|n| n.addr.is_loopback());
         by_network || by_name || local
     }
 
@@ -209,7 +212,8 @@ impl fmt::Display for Target {
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
     let host = host.trim_matches(['[', ']']);
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|a| a.to_canonical().is_loopback())
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok_and(|a| a.to_canonical().is_loopback())
 }
 
 /// Scheme, host and port of a URL without path, query or user information.
@@ -247,18 +251,27 @@ mod tests {
         let list = allow(&["api.example.com:443", "203.0.113.0/28"]);
         let target = Target::new("https://api.example.com", list.clone()).unwrap();
         assert_eq!((target.authority().as_str(), target.port()), ("api.example.com", 443));
-        for url in ["https://api.example.com:8443", "http://api.example.com", "https://other.example.com", "http://203.0.113.16"] {
+        for url in [
+            "https://api.example.com:8443",
+            "http://api.example.com",
+            "https://other.example.com",
+            "http://203.0.113.16",
+        ] {
             assert!(matches!(Target::new(url, list.clone()), Err(TargetError::NotAllowed { .. })), "{url}");
         }
         assert!(Target::new("http://203.0.113.5:8080/", list.clone()).is_ok());
-        for url in ["api.example.com", "ftp://x", "http://", "http://a/b", "http://u@a", "http://a:0", "http://a:x"] {
+        for url in
+            ["api.example.com", "ftp://x", "http://", "http://a/b", "http://u@a", "http://a:0", "http://a:x"]
+        {
             assert!(matches!(Target::new(url, list.clone()), Err(TargetError::BadUrl { .. })), "{url}");
         }
     }
 
     #[test]
     fn addresses_are_checked_again() {
-        let target = Target::new("https://api.example.com", allow(&["api.example.com:443", "203.0.113.0/28"])).unwrap();
+        let target =
+            Target::new("https://api.example.com", allow(&["api.example.com:443", "203.0.113.0/28"]))
+                .unwrap();
         assert!(target.permit("203.0.113.15:443".parse().unwrap()).is_ok());
         for addr in ["203.0.113.16:443", "127.0.0.1:443", "[::1]:443"] {
             assert!(target.permit(addr.parse().unwrap()).is_err(), "{addr}");

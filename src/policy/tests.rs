@@ -17,7 +17,8 @@ fn first(tail: &str) -> Finding {
 
 #[test]
 fn wrong_files_are_refused_with_line_key_and_reason() {
-    let guard = "[prometheus]\nurl = \"http://127.0.0.1:9090\"\nscrape_interval = \"2s\"\n[[guard]]\nname = \"g\"\n";
+    let guard =
+        "[prometheus]\nurl = \"http://127.0.0.1:9090\"\nscrape_interval = \"2s\"\n[[guard]]\nname = \"g\"\n";
     let g = |tail: &str| format!("{guard}{tail}");
     let expr = "expr = 'sum(rate(x[10s]))'\n";
     #[rustfmt::skip]
@@ -57,7 +58,8 @@ fn wrong_files_are_refused_with_line_key_and_reason() {
 
 #[test]
 fn every_finding_is_reported_at_once() {
-    let refused = parse("[rate]\nmax_rps = 0\nrequest_timeout = \"x\"\n[governor]\nstep = \"x\"\n").unwrap_err();
+    let refused =
+        parse("[rate]\nmax_rps = 0\nrequest_timeout = \"x\"\n[governor]\nstep = \"x\"\n").unwrap_err();
     assert_eq!(refused.0.len(), 3, "{refused}");
 }
 
@@ -99,7 +101,8 @@ fn production_needs_more() {
 
 #[test]
 fn the_target_must_be_on_its_own_list() {
-    let text = "version = 1\nname = \"p\"\n[target]\nurl = \"http://localhost:9\"\nallow = [\"localhost:8\"]\n";
+    let text =
+        "version = 1\nname = \"p\"\n[target]\nurl = \"http://localhost:9\"\nallow = [\"localhost:8\"]\n";
     let f = check::parse(text, "test").unwrap_err().0.remove(0);
     assert!(f.key == "target.url" && f.line == Some(4) && f.why.contains("must list it"), "{f}");
 }
@@ -110,7 +113,11 @@ fn a_policy_below_the_target_caps_the_share() {
     let settings = govern(&policy, Rate::per_sec(400), LeadIn::None);
     assert_eq!(settings.share_max, Share::from_f64(0.25));
     assert_eq!(settings.probe_share, Share::from_f64(0.01), "1 % of 400/s is 4/s");
-    assert_eq!(govern(&policy, Rate::per_sec(10), LeadIn::None).probe_share, Share::from_f64(0.1), "at least 1/s");
+    assert_eq!(
+        govern(&policy, Rate::per_sec(10), LeadIn::None).probe_share,
+        Share::from_f64(0.1),
+        "at least 1/s"
+    );
 }
 
 #[test]

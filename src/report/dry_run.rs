@@ -80,7 +80,13 @@ pub struct Asked {
 
 /// The text of a dry run.
 #[must_use]
-pub fn text(asked: &Asked, forecast: &Forecast, policy: &Policy, settings: &Settings, in_flight_max: u64) -> String {
+pub fn text(
+    asked: &Asked,
+    forecast: &Forecast,
+    policy: &Policy,
+    settings: &Settings,
+    in_flight_max: u64,
+) -> String {
     let mut out = String::new();
     // Writing into a String cannot fail.
     let _infallible = write(&mut out, asked, forecast, policy, settings, in_flight_max).is_ok();
@@ -137,7 +143,11 @@ fn write(
     }
     let share = asked.bucket_shed as f64 / c.due.max(1) as f64 * 100.0;
     let warning = if share > 0.5 { "; raise [rate] max_rps or expect a capped result (G030)" } else { "" };
-    writeln!(out, "bucket     at full scale it would shed {} requests ({share:.2} %){warning}", asked.bucket_shed)?;
+    writeln!(
+        out,
+        "bucket     at full scale it would shed {} requests ({share:.2} %){warning}",
+        asked.bucket_shed
+    )?;
     lead_in(out, settings)
 }
 

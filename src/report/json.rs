@@ -283,7 +283,9 @@ pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
         Cause::ClockJump => "the wall clock jumped by more than 2 s".to_owned(),
         Cause::WorkerSilent => "a worker thread was silent for more than 2 s".to_owned(),
         Cause::GuardAbort(i) => format!("guard {:?} passed its abort limit", guard(i)),
-        Cause::GuardFault(i) => format!("guard {:?} is wrong: its source refuses the query or the access", guard(i)),
+        Cause::GuardFault(i) => {
+            format!("guard {:?} is wrong: its source refuses the query or the access", guard(i))
+        }
         Cause::GuardNoData(i) => format!("guard {:?} had no data for too long", guard(i)),
         Cause::ProbeBreach(i) => format!("guard {:?} was breached at the probe rate already", guard(i)),
         Cause::ProbeUnproven => "the probe proved nothing: too few answers or guards without data".to_owned(),
@@ -359,7 +361,11 @@ pub fn report(f: &Facts<'_>) -> Report {
         latency: main.latency.rows().into_iter().map(|(n, l)| (n.to_owned(), LatencyJson::of(l))).collect(),
         latency_phase: if measured { "measure" } else { "lead_in" }.to_owned(),
         status: main.status.iter().map(|(s, n)| (s.to_string(), *n)).collect(),
-        connections: ConnectionsJson { opened: all.connections, reopened: all.reopened, failed: all.connect_failures },
+        connections: ConnectionsJson {
+            opened: all.connections,
+            reopened: all.reopened,
+            failed: all.connect_failures,
+        },
         fidelity,
         coverage: CoverageJson { share: f.forecast.coverage(), recorded: plan.scaled, planned: plan.due },
         guards: f.guards.iter().map(guard_json).collect(),

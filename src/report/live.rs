@@ -23,7 +23,8 @@ mod tests {
 
     #[test]
     fn a_line_fits_and_says_the_state() {
-        let row = Row { state: "measure".into(), share: 0.5, sent: 250, p95_ms: Some(12.34), ..Row::default() };
+        let row =
+            Row { state: "measure".into(), share: 0.5, sent: 250, p95_ms: Some(12.34), ..Row::default() };
         let text = line(12.0, &row, 500.0, Some(60.0));
         assert!(text.contains("measure") && text.contains("250/s of 500/s") && text.len() < 120, "{text}");
     }

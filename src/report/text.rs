@@ -83,8 +83,19 @@ fn identities(out: &mut String, r: &Report) -> std::fmt::Result {
             p.timeout,
             p.cancelled
         );
-        writeln!(out, "  {phase:<9} {} due = {} sent + {} shed{}", p.due, p.sent, sum(&p.shed), parts(&p.shed))?;
-        writeln!(out, "            {} sent = {} written + {} failed before write", p.sent, p.written, p.failed_before_write)?;
+        writeln!(
+            out,
+            "  {phase:<9} {} due = {} sent + {} shed{}",
+            p.due,
+            p.sent,
+            sum(&p.shed),
+            parts(&p.shed)
+        )?;
+        writeln!(
+            out,
+            "            {} sent = {} written + {} failed before write",
+            p.sent, p.written, p.failed_before_write
+        )?;
         writeln!(out, "            {} written = {ended}", p.written)?;
     }
     for (name, holds) in r.identities.iter().filter(|(_, holds)| !**holds) {
@@ -94,7 +105,11 @@ fn identities(out: &mut String, r: &Report) -> std::fmt::Result {
 }
 
 fn latencies(out: &mut String, r: &Report) -> std::fmt::Result {
-    writeln!(out, "\nlatency in ms ({})      count       p50       p95       p99     p99.9       max", r.latency_phase)?;
+    writeln!(
+        out,
+        "\nlatency in ms ({})      count       p50       p95       p99     p99.9       max",
+        r.latency_phase
+    )?;
     let order = ["response", "service", "dns", "connect", "tls", "wait", "receive"];
     for (name, l) in order.into_iter().filter_map(|n| r.latency.get(n).map(|l| (n, l))) {
         if l.count == 0 {
@@ -117,7 +132,11 @@ fn latencies(out: &mut String, r: &Report) -> std::fmt::Result {
             ms(*max_ms)
         )?;
         if l.censored > 0 && name == "response" {
-            writeln!(out, "  {:<24} {:>10} requests are missing above: these percentiles are lower bounds", "", l.censored)?;
+            writeln!(
+                out,
+                "  {:<24} {:>10} requests are missing above: these percentiles are lower bounds",
+                "", l.censored
+            )?;
         }
     }
     Ok(())
@@ -168,7 +187,14 @@ fn guards(out: &mut String, guards: &[GuardJson]) -> std::fmt::Result {
     for g in guards {
         let n = |v| number(v, &g.unit);
         let name: String = g.name.chars().take(40).collect();
-        writeln!(out, "  {name:<40} {:>9} {:>9} {:>9} {:>9}", n(g.worst), n(g.hold), n(g.back_off), n(g.abort))?;
+        writeln!(
+            out,
+            "  {name:<40} {:>9} {:>9} {:>9} {:>9}",
+            n(g.worst),
+            n(g.hold),
+            n(g.back_off),
+            n(g.abort)
+        )?;
     }
     Ok(())
 }

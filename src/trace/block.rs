@@ -155,7 +155,8 @@ fn broken(what: &str) -> String {
 /// A description of the inconsistency; nothing of the block is used then.
 pub(super) fn events(record: &BlockRecord) -> Result<Vec<TraceEvent>, String> {
     let n = record.kinds.len();
-    let per_event = [record.deltas_ns.len(), record.sessions.len(), record.connections.len(), record.provenance.len()];
+    let per_event =
+        [record.deltas_ns.len(), record.sessions.len(), record.connections.len(), record.provenance.len()];
     if per_event.iter().any(|len| *len != n) || n > crate::limits::BLOCK_EVENTS_MAX {
         return Err(broken("event columns differ in length"));
     }
@@ -182,7 +183,12 @@ pub(super) fn events(record: &BlockRecord) -> Result<Vec<TraceEvent>, String> {
     Ok(out)
 }
 
-fn request(r: &BlockRecord, shapes: &[SharedShape], i: usize, provenance: u16) -> Result<RequestFacts, String> {
+fn request(
+    r: &BlockRecord,
+    shapes: &[SharedShape],
+    i: usize,
+    provenance: u16,
+) -> Result<RequestFacts, String> {
     let missing = || broken("request columns differ in length");
     let p = |n: u16| Provenance::from_code(provenance >> (2 * n));
     let minus_one = |v: &u64| v.checked_sub(1);

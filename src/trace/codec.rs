@@ -147,7 +147,8 @@ fn config() -> Config<TRACE_END_BYTES_MAX> {
     fixed.with_variable_int_encoding().with_little_endian().with_limit::<TRACE_END_BYTES_MAX>()
 }
 
-const _: () = assert!(BLOCK_RAW_BYTES_MAX <= TRACE_END_BYTES_MAX && TRACE_META_BYTES_MAX <= TRACE_END_BYTES_MAX);
+const _: () =
+    assert!(BLOCK_RAW_BYTES_MAX <= TRACE_END_BYTES_MAX && TRACE_META_BYTES_MAX <= TRACE_END_BYTES_MAX);
 
 /// Encodes a record.
 pub(super) fn encode<T: Encode>(record: &T) -> Result<Vec<u8>, TraceError> {
@@ -219,7 +220,10 @@ pub(super) fn read_section(input: &mut impl Read, offset: u64) -> Result<Section
         return Ok(Section::Nothing);
     }
     if n < header.len() {
-        return Ok(Section::Broken(format!("cut off inside a section header ({n} of {} bytes)", header.len())));
+        return Ok(Section::Broken(format!(
+            "cut off inside a section header ({n} of {} bytes)",
+            header.len()
+        )));
     }
     let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let (stored_len, raw_len, crc) = (number(4) as usize, number(8) as usize, number(12));
@@ -227,7 +231,8 @@ pub(super) fn read_section(input: &mut impl Read, offset: u64) -> Result<Section
         return Ok(Section::Broken(format!("unknown section kind {:#04x}", header[0])));
     };
     let stored_max = BLOCK_STORED_BYTES_MAX.max(kind.raw_max());
-    for (what, found, max) in [(kind.name(), raw_len, kind.raw_max()), (kind.name(), stored_len, stored_max)] {
+    for (what, found, max) in [(kind.name(), raw_len, kind.raw_max()), (kind.name(), stored_len, stored_max)]
+    {
         if found > max {
             return Err(TraceError::TooLarge { offset, what, found: found as u64, max: max as u64 });
         }

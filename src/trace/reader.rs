@@ -5,7 +5,10 @@ use std::io::Read;
 
 use super::TraceError;
 use super::block;
-use super::codec::{BlockRecord, EndRecord, FILE_HEADER_LEN, Kind, MetaRecord, Section, decode, read_file_header, read_section};
+use super::codec::{
+    BlockRecord, EndRecord, FILE_HEADER_LEN, Kind, MetaRecord, Section, decode, read_file_header,
+    read_section,
+};
 use super::event::TraceEvent;
 use super::ledger::Ledger;
 use super::meta::{Source, TraceMeta};

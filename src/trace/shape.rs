@@ -97,9 +97,8 @@ impl RequestShape {
     /// Bytes this shape takes, roughly; used to close blocks in time.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let header = |h: &Header| {
-            h.name.len() + if let HeaderValue::Kept(v) = &h.value { v.len() } else { 4 } + 8
-        };
+        let header =
+            |h: &Header| h.name.len() + if let HeaderValue::Kept(v) = &h.value { v.len() } else { 4 } + 8;
         self.method.len() + self.target.len() + self.headers.iter().map(header).sum::<usize>() + 32
     }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::trace::writer::TraceWriter;
 use crate::trace::{
-    ConnectionEvent, Credentials, EventKind, Fact, Header, HeaderValue, Item, Provenance, RequestFacts, RequestShape,
-    Scheme, SessionRef,
+    ConnectionEvent, Credentials, EventKind, Fact, Header, HeaderValue, Item, Provenance, RequestFacts,
+    RequestShape, Scheme, SessionRef,
 };
 use crate::units::TraceTime;
 use crate::wire::head::Version;

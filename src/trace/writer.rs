@@ -5,7 +5,9 @@ use std::io::Write;
 
 use super::TraceError;
 use super::block::BlockBuilder;
-use super::codec::{EndRecord, FILE_HEADER_LEN, IndexRecord, Kind, MetaRecord, encode, write_file_header, write_section};
+use super::codec::{
+    EndRecord, FILE_HEADER_LEN, IndexRecord, Kind, MetaRecord, encode, write_file_header, write_section,
+};
 use super::event::TraceEvent;
 use super::ledger::Ledger;
 use super::meta::TraceMeta;

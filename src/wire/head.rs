@@ -67,7 +67,8 @@ pub enum HeadError {
 }
 
 fn lines(headers: &[httparse::Header<'_>]) -> Vec<HeaderLine> {
-    let line = |h: &httparse::Header<'_>| HeaderLine { name: h.name.as_bytes().to_vec(), value: h.value.to_vec() };
+    let line =
+        |h: &httparse::Header<'_>| HeaderLine { name: h.name.as_bytes().to_vec(), value: h.value.to_vec() };
     headers.iter().map(line).collect()
 }
 
@@ -176,7 +177,8 @@ mod tests {
         let bytes = b"QUERY /a?b HTTP/1.1\r\nHOST: x\r\nx-A: 1\r\nX-a: 2\r\n\r\nrest";
         let (head, len) = parse_request(bytes).unwrap().unwrap();
         assert_eq!(&bytes[len..], b"rest");
-        let names: Vec<_> = head.headers.iter().map(|h| String::from_utf8_lossy(&h.name).into_owned()).collect();
+        let names: Vec<_> =
+            head.headers.iter().map(|h| String::from_utf8_lossy(&h.name).into_owned()).collect();
         assert_eq!(names, ["HOST", "x-A", "X-a"]);
         assert_eq!(values(&head.headers, "X-A").collect::<Vec<_>>(), [b"1", b"2"]);
         assert_eq!((head.method.as_slice(), head.target.as_slice()), (&b"QUERY"[..], &b"/a?b"[..]));

@@ -6,7 +6,8 @@
 
 use super::body::{Ambiguous, Asked, Framing, of_request, of_response};
 use super::head::{
-    HeadError, RequestHead, ResponseHead, looks_like_request, looks_like_response, parse_request, parse_response,
+    HeadError, RequestHead, ResponseHead, looks_like_request, looks_like_response, parse_request,
+    parse_response,
 };
 use crate::limits::{CHUNK_LINE_MAX, HEAD_BYTES_MAX};
 
@@ -271,7 +272,8 @@ impl MessageStream {
         };
         self.buf.clear();
         self.body_len = self.body_len.saturating_add(size);
-        self.state = if size == 0 { State::Trailers } else { State::ChunkData { left: size.saturating_add(2) } };
+        self.state =
+            if size == 0 { State::Trailers } else { State::ChunkData { left: size.saturating_add(2) } };
         (n, None)
     }
 
@@ -323,9 +325,14 @@ impl MessageStream {
                 self.state = State::Resync;
                 None
             }
-            (State::Head | State::Length { .. } | State::ChunkLine | State::ChunkData { .. } | State::Trailers, _) => {
-                Some(self.lose(Loss::Gap))
-            }
+            (
+                State::Head
+                | State::Length { .. }
+                | State::ChunkLine
+                | State::ChunkData { .. }
+                | State::Trailers,
+                _,
+            ) => Some(self.lose(Loss::Gap)),
         }
     }
 
@@ -334,9 +341,11 @@ impl MessageStream {
         match self.state {
             State::UntilClose => Some(self.end()),
             State::Idle | State::Resync | State::Over => None,
-            State::Head | State::Length { .. } | State::ChunkLine | State::ChunkData { .. } | State::Trailers => {
-                Some(self.lose(Loss::Gap))
-            }
+            State::Head
+            | State::Length { .. }
+            | State::ChunkLine
+            | State::ChunkData { .. }
+            | State::Trailers => Some(self.lose(Loss::Gap)),
         }
     }
 

@@ -85,7 +85,8 @@ pub fn parse(line: &[u8]) -> Result<LogLine, LineError> {
     let quote = rest.iter().position(|b| *b == b'"').ok_or(LineError::Quote)?;
     let (request, rest) = quoted(&rest[quote..]).ok_or(LineError::Quote)?;
     let mut fields = Fields(rest);
-    let status = fields.plain().and_then(number).filter(|s| (100..=999).contains(s)).ok_or(LineError::Status)?;
+    let status =
+        fields.plain().and_then(number).filter(|s| (100..=999).contains(s)).ok_or(LineError::Status)?;
     let (method, target, version) = split_request(&request)?;
     let response_len = fields.plain().and_then(|f| if f == b"-" { Some(0) } else { number(f) });
     let (referer, user_agent) = (fields.text(), fields.text());
@@ -228,7 +229,8 @@ fn find_time(line: &[u8]) -> Option<(WallTime, usize, usize)> {
 }
 
 fn time(text: &str) -> Option<WallTime> {
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let inner = text.strip_prefix('[')?.strip_suffix(']')?;
     let at = |from: usize, len: usize| inner.get(from..from + len);
     let digits = |from: usize, len: usize| at(from, len)?.parse::<i16>().ok();
@@ -244,7 +246,9 @@ fn time(text: &str) -> Option<WallTime> {
     };
     let small = |v: i16| i8::try_from(v).ok();
     let date = jiff::civil::Date::new(digits(7, 4)?, month, small(digits(0, 2)?)?).ok()?;
-    let clock = jiff::civil::Time::new(small(digits(12, 2)?)?, small(digits(15, 2)?)?, small(digits(18, 2)?)?, 0).ok()?;
+    let clock =
+        jiff::civil::Time::new(small(digits(12, 2)?)?, small(digits(15, 2)?)?, small(digits(18, 2)?)?, 0)
+            .ok()?;
     let offset = sign * (i32::from(digits(22, 2)?) * 3600 + i32::from(digits(24, 2)?) * 60);
     let offset = jiff::tz::Offset::from_seconds(offset).ok()?;
     let stamp = offset.to_timestamp(date.to_datetime(clock)).ok()?;
@@ -259,7 +263,8 @@ mod tests {
 
     #[test]
     fn the_combined_format() {
-        let line = format!("{FRONT}\"GET /a?b=\\\"c\\\" HTTP/1.1\" 200 2326 \"http://r/\" \"UA \\x22x\\\\\" 1.234");
+        let line =
+            format!("{FRONT}\"GET /a?b=\\\"c\\\" HTTP/1.1\" 200 2326 \"http://r/\" \"UA \\x22x\\\\\" 1.234");
         let got = parse(line.as_bytes()).unwrap();
         assert_eq!(got.stamp.rfc3339(), "2000-10-10T20:55:36.000000Z");
         assert_eq!(got.target, b"/a?b=\"c\"");
@@ -272,9 +277,17 @@ mod tests {
     fn variants_and_refusals() {
         let of = |tail: &str| parse(format!("{FRONT}{tail}").as_bytes());
         assert_eq!(of("\"GET / HTTP/1.0\" 304 -").unwrap().response_len, Some(0));
-        assert_eq!(of("\"GET / HTTP/1.0\" 200 5 \"-\" \"cut off").unwrap().user_agent.as_deref(), Some(&b"cut off"[..]));
-        let vhost = parse(b"shop.example:80 1.2.3.4 - bob [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.1\" 200 5").unwrap();
-        assert_eq!((vhost.host.as_deref(), vhost.user.as_deref()), (Some(&b"shop.example:80"[..]), Some(&b"bob"[..])));
+        assert_eq!(
+            of("\"GET / HTTP/1.0\" 200 5 \"-\" \"cut off").unwrap().user_agent.as_deref(),
+            Some(&b"cut off"[..])
+        );
+        let vhost =
+            parse(b"shop.example:80 1.2.3.4 - bob [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.1\" 200 5")
+                .unwrap();
+        assert_eq!(
+            (vhost.host.as_deref(), vhost.user.as_deref()),
+            (Some(&b"shop.example:80"[..]), Some(&b"bob"[..]))
+        );
         #[rustfmt::skip]
         let table = [
             ("\"-\" 400 0", LineError::Request), ("\"\" 400 0", LineError::Request),
@@ -287,6 +300,9 @@ mod tests {
             assert_eq!(of(tail).unwrap_err(), want, "{tail}");
         }
         assert_eq!(parse(b"no time here"), Err(LineError::Time));
-        assert_eq!(parse(b"1.2.3.4 - - [32/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.1\" 200 5"), Err(LineError::Time));
+        assert_eq!(
+            parse(b"1.2.3.4 - - [32/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.1\" 200 5"),
+            Err(LineError::Time)
+        );
     }
 }

@@ -51,16 +51,19 @@ impl LogRecorder {
         if trimmed.is_empty() || trimmed.starts_with(b"#") {
             return Ok(());
         }
-        let parsed = line::parse(trimmed).and_then(|l| {
-            if self.lines.len() >= LINES_MAX { Err(LineError::TooMany) } else { Ok(l) }
-        });
+        let parsed = line::parse(trimmed)
+            .and_then(|l| if self.lines.len() >= LINES_MAX { Err(LineError::TooMany) } else { Ok(l) });
         match parsed {
             Ok(parsed) => {
                 self.lines.push((parsed.start(), parsed));
                 Ok(())
             }
             Err(error) => {
-                self.ledger.count(if error == LineError::Request { Item::MalformedLines } else { Item::UnparsedLines });
+                self.ledger.count(if error == LineError::Request {
+                    Item::MalformedLines
+                } else {
+                    Item::UnparsedLines
+                });
                 Err(error)
             }
         }
@@ -94,13 +97,19 @@ fn event(sessions: &mut Sessions, at: WallTime, line: &LogLine, out: &mut Vec<Ra
     let field = |name: &str, value: &Option<Vec<u8>>| {
         value.as_ref().map(|v| HeaderLine { name: name.as_bytes().to_vec(), value: v.clone() })
     };
-    let headers = [field("Host", &line.host), field("User-Agent", &line.user_agent), field("Referer", &line.referer)];
+    let headers =
+        [field("Host", &line.host), field("User-Agent", &line.user_agent), field("Referer", &line.referer)];
     let mut headers: Vec<HeaderLine> = headers.into_iter().flatten().collect();
     if line.user.is_some() {
         // The log says that somebody was logged in; the request needed a credential that it does not show.
         headers.push(HeaderLine { name: b"Authorization".to_vec(), value: b"-".to_vec() });
     }
-    let head = RequestHead { method: line.method.clone(), target: line.target.clone(), version: line.version, headers };
+    let head = RequestHead {
+        method: line.method.clone(),
+        target: line.target.clone(),
+        version: line.version,
+        headers,
+    };
     let mut shape = redact::shape(&head, Scheme::Http);
     shape.headers.retain(|h| h.name != b"Authorization");
     let facts = RequestFacts {
@@ -112,5 +121,10 @@ fn event(sessions: &mut Sessions, at: WallTime, line: &LogLine, out: &mut Vec<Ra
         response_len: Fact::with(line.response_len, Provenance::Recorded),
         duration_ns: Fact::with(line.duration_ns, Provenance::Recorded),
     };
-    out.push(RawEvent { at, owner: place.session, connection: place.connection, kind: EventKind::Request(facts) });
+    out.push(RawEvent {
+        at,
+        owner: place.session,
+        connection: place.connection,
+        kind: EventKind::Request(facts),
+    });
 }

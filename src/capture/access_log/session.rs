@@ -111,7 +111,13 @@ mod tests {
 
     #[test]
     fn sessions_end_by_silence_and_connections_are_reused() {
-        let line = |ip: &str| parse(format!("{ip} - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"ua\" 0.500").as_bytes()).unwrap();
+        let line = |ip: &str| {
+            parse(
+                format!("{ip} - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5 \"-\" \"ua\" 0.500")
+                    .as_bytes(),
+            )
+            .unwrap()
+        };
         let (mut s, mut out) = (Sessions::default(), Vec::new());
         #[rustfmt::skip]
         let table = [

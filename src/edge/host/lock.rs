@@ -21,7 +21,8 @@ fn folder() -> PathBuf {
 /// # Errors
 /// When another run holds it, or the lock file cannot be used: without a lock there is no run.
 pub fn acquire(target: &str) -> anyhow::Result<RunLock> {
-    let safe: String = target.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
+    let safe: String =
+        target.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
     let path = folder().join(format!("replay-{safe}.lock"));
     let show = path.display();
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
@@ -29,7 +30,9 @@ pub fn acquire(target: &str) -> anyhow::Result<RunLock> {
     match file.try_lock() {
         Ok(()) => Ok(RunLock { _file: file }),
         Err(TryLockError::WouldBlock) => {
-            anyhow::bail!("another run against {target} is under way on this host (it holds {show}); wait for it or stop it")
+            anyhow::bail!(
+                "another run against {target} is under way on this host (it holds {show}); wait for it or stop it"
+            )
         }
         Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {show}")),
     }

@@ -1,6 +1,5 @@
-//! The machine: clock, signals, kill file, lock, systemd.
+//! The machine: timer, signals, kill file, lock, systemd.
 
-pub mod clock;
 pub mod kill_file;
 pub mod lock;
 pub mod notify;

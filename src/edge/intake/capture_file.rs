@@ -5,7 +5,6 @@
 
 use std::io::Read;
 
-
 use pcap_parser::{Block, LegacyPcapBlock, PcapBlockOwned, PcapError, create_reader};
 
 use crate::capture::frame::LinkType;
@@ -41,7 +40,11 @@ pub struct Reading {
 ///
 /// # Errors
 /// When the file header cannot be read.
-pub fn read(input: impl Read + Send + 'static, recorder: &mut Recorder, mut each: impl FnMut(&mut Recorder)) -> anyhow::Result<Reading> {
+pub fn read(
+    input: impl Read + Send + 'static,
+    recorder: &mut Recorder,
+    mut each: impl FnMut(&mut Recorder),
+) -> anyhow::Result<Reading> {
     let mut reader = match create_reader(BUFFER, input) {
         Ok(reader) => reader,
         Err(PcapError::Incomplete(_) | PcapError::Eof | PcapError::UnexpectedEof) => {

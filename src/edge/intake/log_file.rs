@@ -89,7 +89,10 @@ mod tests {
         read(text.as_bytes(), &mut recorder, |b| seen.push((b.line, b.error)), |_| ()).unwrap();
         assert_eq!(seen, [(2, LineError::TooLong), (3, LineError::Time)]);
         let (events, ledger) = recorder.finish();
-        assert_eq!(events.iter().filter(|e| matches!(e.kind, crate::trace::EventKind::Request(_))).count(), 2);
+        assert_eq!(
+            events.iter().filter(|e| matches!(e.kind, crate::trace::EventKind::Request(_))).count(),
+            2
+        );
         assert_eq!((ledger.get(Item::Lines), ledger.get(Item::UnparsedLines)), (Some(4), Some(2)));
     }
 }

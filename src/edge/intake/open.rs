@@ -72,14 +72,17 @@ pub fn open(path: &Path) -> anyhow::Result<Input> {
     let raw: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(io::stdin())
     } else {
-        Box::new(BufReader::with_capacity(1 << 20, File::open(path).with_context(|| format!("cannot open {show}"))?))
+        Box::new(BufReader::with_capacity(
+            1 << 20,
+            File::open(path).with_context(|| format!("cannot open {show}"))?,
+        ))
     };
     let (head, raw) = peek(raw).with_context(|| format!("cannot read {show}"))?;
     let plain: Box<dyn Read + Send> = match head.as_slice() {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(raw)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            Box::new(zstd::stream::read::Decoder::new(raw).with_context(|| format!("cannot decompress {show}"))?)
-        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(
+            zstd::stream::read::Decoder::new(raw).with_context(|| format!("cannot decompress {show}"))?,
+        ),
         _ => raw,
     };
     let (head, bytes) = peek(plain).with_context(|| format!("cannot read {show}"))?;

@@ -64,8 +64,9 @@ impl NewTrace {
         let (out, written) = self.writer.finish(ledger)?;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         file.sync_all().with_context(|| format!("cannot write {}", self.partial.display()))?;
-        std::fs::rename(&self.partial, &self.path)
-            .with_context(|| format!("cannot rename {} to {}", self.partial.display(), self.path.display()))?;
+        std::fs::rename(&self.partial, &self.path).with_context(|| {
+            format!("cannot rename {} to {}", self.partial.display(), self.path.display())
+        })?;
         Ok(written)
     }
 }

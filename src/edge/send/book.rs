@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::gated::SharedArmed;
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::govern::gate::ShedReason;
 use crate::govern::local::{LocalBucket, LocalNow};
 use crate::measure::latency::Latency;

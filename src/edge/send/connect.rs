@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::dns::Resolver;
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::govern::gate::ConnectPermit;
 use crate::measure::tally::ConnectTimes;
 use crate::policy::target::Target;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::limits::DNS_LIFE;
 use crate::policy::target::{PermittedAddr, Target};
 use crate::units::RunTime;

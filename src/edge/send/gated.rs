@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::Stream;
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::govern::gate::{Permit, ShedReason, Slot};
 use crate::units::RunTime;
 

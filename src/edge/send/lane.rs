@@ -21,7 +21,7 @@ use super::book::{Book, Due};
 use super::connect::Connector;
 use super::gated::{GatedIo, SharedArmed};
 use super::request::{self, Marking};
-use crate::edge::host::clock::Clock;
+use crate::edge::clock::Clock;
 use crate::govern::gate::{Gate, ShedReason};
 use crate::govern::latch::StopCause;
 use crate::limits::{LANE_QUEUE_MAX, RESPONSE_BYTES_MAX};
@@ -87,7 +87,9 @@ impl Lane {
     pub fn request(&self, due: Due) {
         match self.commands.try_send(Command::Request(due)) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(Command::Request(due))) => due.shed(ShedReason::SessionBlocked),
+            Err(mpsc::error::TrySendError::Full(Command::Request(due))) => {
+                due.shed(ShedReason::SessionBlocked)
+            }
             // A lane that has ended drops what it is given, which sheds it.
             Err(_) => {}
         }
@@ -235,7 +237,8 @@ fn heed(c: &LaneContext, response: &Response<Incoming>) {
         c.gate.latch().set(StopCause::TargetSaidStop);
     }
     if matches!(response.status().as_u16(), 429 | 503)
-        && let Some(seconds) = headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok())
+        && let Some(seconds) =
+            headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok())
     {
         let quiet = Duration::from_secs(seconds).min(RETRY_AFTER_MAX);
         c.book.quiet_until(c.clock.now().plus(quiet));

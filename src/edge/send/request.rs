@@ -11,9 +11,26 @@ use crate::wire::head::Version;
 
 /// Headers of one hop, or that we set ourselves, or that must never be forged.
 const LEFT_OUT: [&str; 20] = [
-    "host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-    "content-length", "expect", "http2-settings", "user-agent", "x-forwarded-for", "forwarded", "x-real-ip",
-    "traceparent", "tracestate", "b3", "x-request-id", "x-replay-run",
+    "host",
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "expect",
+    "http2-settings",
+    "user-agent",
+    "x-forwarded-for",
+    "forwarded",
+    "x-real-ip",
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-request-id",
+    "x-replay-run",
 ];
 
 /// How replayed traffic is marked.
@@ -33,7 +50,11 @@ pub struct Marking {
 ///
 /// # Errors
 /// When the recorded target or a header cannot be sent; planning has already dropped such requests.
-pub fn build(planned: &PlannedRequest, marking: &Marking, number: u64) -> anyhow::Result<Request<Empty<Bytes>>> {
+pub fn build(
+    planned: &PlannedRequest,
+    marking: &Marking,
+    number: u64,
+) -> anyhow::Result<Request<Empty<Bytes>>> {
     let shape = &planned.shape;
     let mut request = Request::new(Empty::new());
     *request.method_mut() = Method::from_bytes(&shape.method)?;

@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 
 use super::get::get;
 use super::{exposition, prometheus};
-use crate::edge::host::clock::{Clock, wall};
+use crate::edge::clock::{Clock, wall};
 use crate::govern::guard::Sample;
 use crate::govern::reading::{Answer, NoData};
 use crate::policy::guards::{ScrapeQuery, ScrapeRead};
@@ -65,7 +65,8 @@ pub async fn poll(context: PollContext, index: usize, guard: QueryGuard) {
         ticks.tick().await;
         seq += 1;
         let requested_at = context.clock.now();
-        let asked = tokio::time::timeout(guard.timeout, ask(&context, &guard, &mut before, requested_at)).await;
+        let asked =
+            tokio::time::timeout(guard.timeout, ask(&context, &guard, &mut before, requested_at)).await;
         let answer = asked.unwrap_or(Answer::NoData(NoData::Timeout));
         context.board.write(index, Sample { seq, requested_at, answer });
     }
@@ -137,5 +138,9 @@ fn rate(last: Option<Scraped>, this: Scraped) -> Answer {
         (None, None) => seconds,
         (Some(_), None) | (None, Some(_)) => return Answer::NoData(NoData::NotYet),
     };
-    if growth < 0.0 || base < 0.0 || seconds <= 0.0 { Answer::NoData(NoData::Stale) } else { Answer::number(growth / base) }
+    if growth < 0.0 || base < 0.0 || seconds <= 0.0 {
+        Answer::NoData(NoData::Stale)
+    } else {
+        Answer::number(growth / base)
+    }
 }

@@ -15,7 +15,8 @@ use crate::units::{NANOS_PER_SEC, WallTime};
 /// The URL of an instant query. No `time`: the server's own clock is used.
 #[must_use]
 pub fn query_url(base: &str, query: &str) -> String {
-    let mut url = format!("{base}/api/v1/query?timeout=2s&partial_response=false&max_source_resolution=0&query=");
+    let mut url =
+        format!("{base}/api/v1/query?timeout=2s&partial_response=false&max_source_resolution=0&query=");
     for byte in query.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             url.push(char::from(byte));
@@ -155,7 +156,8 @@ mod tests {
         let value = Answer::number(1.0);
         let age = Answer::number;
         assert_eq!(with_freshness(value, &[age(3.0), age(5.0)], 9.0), value);
-        for stale in [age(9.1), age(f64::NAN), Answer::NoData(NoData::Empty), Answer::NoData(NoData::Timeout)] {
+        for stale in [age(9.1), age(f64::NAN), Answer::NoData(NoData::Empty), Answer::NoData(NoData::Timeout)]
+        {
             assert_eq!(with_freshness(value, &[age(1.0), stale], 9.0), Answer::NoData(NoData::Stale));
         }
         let empty = Answer::NoData(NoData::Empty);

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh Debian machine with Rust, make and a C compiler:
+#   make demo    see the governor at work, on this machine only
+#   make test    all checks, with real nginx, HAProxy, Prometheus and tshark on loopback
+
+CARGO ?= cargo
+SERVERS := $(CURDIR)/target/servers
+
+.PHONY: help demo test lint servers bench captures schema
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: ## watch the governor at work against a built-in shop (under a minute)
+	$(CARGO) run --release --locked --quiet --bin replay -- demo
+
+servers: ## fetch and unpack the test servers into target/servers (nothing is installed)
+	tests/servers/setup.sh
+
+lint: ## formatting, clippy and documentation, all warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+test: servers lint ## everything: lint, unit and property tests, real servers on loopback
+	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --release
+
+bench: ## send accuracy and cost against a loopback server, with ratios
+	REPLAY_SERVERS=$(SERVERS) $(CARGO) bench --locked
+
+captures: servers ## make captures/ anew (needs the right to capture on lo)
+	captures/make.sh
+
+schema: ## write docs/report.schema.json anew
+	$(CARGO) run --release --locked --quiet --bin replay -- schema > docs/report.schema.json
