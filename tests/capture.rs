@@ -1,0 +1,245 @@
+//! Captures against independent counts: tshark on our own files, the corpus of real captures, seeded
+//! secrets, and traces cut at random bytes.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use support::*;
+
+fn capture(input: &Path, trace: &Path) -> (i32, Value, String) {
+    let out = replay(&["capture", &input.display().to_string(), "-o", &trace.display().to_string(), "--json"]);
+    let json = serde_json::from_slice(&out.stdout).unwrap_or(Value::Null);
+    (code(&out), json, text(&out))
+}
+
+fn cat(trace: &Path) -> Vec<Value> {
+    let out = replay(&["trace", "cat", &trace.display().to_string()]);
+    assert_eq!(code(&out), 0, "{}", text(&out));
+    String::from_utf8(out.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+/// Method, target and time of each request, as tshark sees them.
+fn tshark(input: &Path) -> Option<Vec<(String, String)>> {
+    let program = tool("tshark")?;
+    let out = std::process::Command::new(program)
+        .args(["-r", &input.display().to_string(), "-2", "-o", "tcp.reassemble_out_of_order:TRUE"])
+        .args(["-d", "tcp.port==18090,http", "-d", "tcp.port==18091,http", "-Y", "http.request"])
+        .args(["-T", "fields", "-e", "http.request.method", "-e", "http.request.uri"])
+        .output()
+        .unwrap();
+    // A pipelined pair is one row with values joined by commas; none of our paths has a comma.
+    let rows = String::from_utf8_lossy(&out.stdout).into_owned();
+    let split = |line: &str| {
+        let (methods, uris) = line.split_once('\t').unwrap_or((line, ""));
+        let pairs: Vec<_> = methods.split(',').zip(uris.split(',')).map(|(m, u)| (m.to_owned(), u.to_owned())).collect();
+        pairs
+    };
+    Some(rows.lines().flat_map(split).collect())
+}
+
+#[test]
+fn our_captures_agree_with_tshark_request_by_request() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["shop-edge.pcap", "shop-backend.pcap", "shop-edge.pcapng", "demo.pcap"] {
+        let input = root().join("captures").join(name);
+        let Some(want) = tshark(&input) else { return };
+        let trace = dir.path().join("t");
+        let (exit, _, words) = capture(&input, &trace);
+        assert_eq!(exit, 0, "{words}");
+        let plain = |v: &Value| {
+            let path = v["path"].as_str().unwrap().to_owned();
+            // What was redacted cannot be compared.
+            (v["method"].as_str().unwrap().to_owned(), if v["redacted"] == true { String::new() } else { path })
+        };
+        let mut got: Vec<_> = cat(&trace).iter().map(plain).collect();
+        let mut want: Vec<_> = want
+            .into_iter()
+            .map(|(m, u)| if u.contains("seeded-secret") { (m, String::new()) } else { (m, u) })
+            .collect();
+        got.sort();
+        want.sort();
+        assert_eq!(got, want, "{name}");
+    }
+}
+
+#[test]
+fn both_sides_of_the_balancer_and_the_logs_tell_the_same_story() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut methods = Vec::new();
+    for name in ["shop-edge.pcap", "shop-backend.pcap", "shop-nginx-combined.log", "shop-nginx-combined.log.gz", "shop-nginx-timed.log"] {
+        let trace = dir.path().join("t");
+        let (exit, _, words) = capture(&root().join("captures").join(name), &trace);
+        assert_eq!(exit, 0, "{words}");
+        let info = replay(&["trace", "info", "--json", &trace.display().to_string()]);
+        let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+        assert_eq!(info["requests"], 270, "{name}");
+        let duration = info["duration_s"].as_f64().unwrap();
+        assert!((18.0..22.0).contains(&duration), "{name}: {duration}");
+        methods.push(info["methods"].clone());
+        let spread = name.contains("log");
+        assert_eq!(info["spread_seed"].is_u64(), spread, "{name}");
+        assert_eq!(info["provenance"]["arrival"][if spread { "inferred" } else { "recorded" }], 270, "{name}");
+        assert!(info["bytes_per_request"].as_f64().unwrap() < 60.0, "{name}: {}", info["bytes_per_request"]);
+    }
+    assert!(methods.iter().all(|m| m == &methods[0]), "{methods:?}");
+}
+
+/// Secrets that captures/README.md lists are in none of the outputs.
+#[test]
+fn no_seeded_secret_leaves_the_capture() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(root().join("captures")).unwrap() {
+        let input = entry.unwrap().path();
+        let name = input.file_name().unwrap().to_string_lossy().into_owned();
+        if !(name.ends_with(".pcap") || name.ends_with(".pcapng") || name.contains(".log")) || name.contains("haproxy") {
+            continue;
+        }
+        let trace = dir.path().join("t");
+        let (exit, _, words) = capture(&input, &trace);
+        assert_eq!(exit, 0, "{words}");
+        let all: Vec<String> = cat(&trace).iter().map(Value::to_string).collect();
+        let all = all.join("\n") + &words;
+        for secret in ["seeded-secret", "c2VlZGVkLXNlY3JldC11c2Vy", "correct-horse", "127.0.0.1"] {
+            let addresses = secret == "127.0.0.1" && all.contains("127.0.0.18");
+            assert!(!addresses && (secret == "127.0.0.1" || !all.contains(secret)), "{secret} in {name}");
+        }
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&trace).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_trace_cut_at_any_byte_reads_to_its_last_whole_block() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("t");
+    capture(&root().join("captures/shop-edge.pcap"), &trace);
+    let bytes = fs::read(&trace).unwrap();
+    let whole = cat(&trace);
+    let seed = 20_261_123u64;
+    println!("seed {seed}");
+    for i in 0..20u64 {
+        let at = (replay::capture::mix64(seed ^ i) % bytes.len() as u64) as usize;
+        let cut = dir.path().join("cut");
+        fs::write(&cut, &bytes[..at]).unwrap();
+        let out = replay(&["trace", "check", &cut.display().to_string()]);
+        assert_eq!(code(&out), 2, "cut at {at}: {}", text(&out));
+        let says = text(&out);
+        assert!(["cut off", "not a trace", "nothing in this file"].iter().any(|w| says.contains(w)), "cut at {at}: {says}");
+        let read = replay(&["trace", "cat", &cut.display().to_string()]);
+        let lines: Vec<Value> = String::from_utf8_lossy(&read.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert!(whole.starts_with(&lines), "cut at {at}");
+    }
+}
+
+#[test]
+fn unreadable_inputs_are_named_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let cases = [
+        (file("empty", b""), "empty"),
+        (file("elf", b"\x7fELF\x02\x01\x01\x00\x00\x00"), "not a format"),
+        (dir.path().join("absent"), "cannot open"),
+    ];
+    for (input, why) in cases {
+        let trace = dir.path().join("t");
+        let (exit, _, words) = capture(&input, &trace);
+        assert_eq!(exit, 2, "{words}");
+        assert!(words.contains(why) && words.contains(&input.display().to_string()), "{words}");
+        assert!(!trace.exists());
+    }
+    let log = file("bad.log", b"1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5\nnonsense here\n");
+    let (exit, json, words) = capture(&log, &dir.path().join("t"));
+    assert_eq!((exit, json["requests"].as_u64(), json["ledger"]["unparsed_lines"].as_u64()), (0, Some(1), Some(1)));
+    assert!(words.contains("bad.log:2 (byte 64)") && !words.contains("nonsense"), "{words}");
+}
+
+/// The corpus, where there is one. A folder that is named but missing fails.
+fn corpus() -> Option<PathBuf> {
+    let Some(dir) = std::env::var_os("REPLAY_CORPUS") else {
+        eprintln!("SKIPPED: REPLAY_CORPUS names no folder with real captures");
+        return None;
+    };
+    let dir = PathBuf::from(dir);
+    assert!(dir.join("MANIFEST.tsv").exists(), "REPLAY_CORPUS = {} holds no MANIFEST.tsv", dir.display());
+    Some(dir)
+}
+
+/// Categories that this version claims: HTTP/1 over Ethernet without tunnels.
+const CLAIMED: [&str; 18] = [
+    "plain", "http-1.0", "http-100-continue", "http-body", "http-upgrade-ws", "ipv6", "derived-clientonly",
+    "derived-cutfile", "derived-gz", "derived-nsec", "derived-pcapng", "fmt-compressed", "fmt-nanosecond",
+    "fmt-pcapng", "tcp-midstream", "tcp-one-sided", "tcp-overlap-reorder-retrans", "tcp-state-edge",
+];
+
+/// Files where we differ on purpose, and why.
+const DIFFERENT: [(&str, &str); 1] =
+    [("pcaps__evilprogram.pcap", "one request line holds a space, which is not valid HTTP; counted as malformed")];
+
+#[test]
+fn the_corpus_of_real_captures_agrees() {
+    let Some(dir) = corpus() else { return };
+    let manifest = fs::read_to_string(dir.join("MANIFEST.tsv")).unwrap();
+    let tmp = tempfile::tempdir().unwrap();
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for line in manifest.lines().skip(1) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (file, category, oracle) = (fields[0], fields[5], fields[7]);
+        let claimed = category.strip_prefix("pcap/").is_some_and(|c| CLAIMED.contains(&c));
+        let sure = oracle.contains("HIGH expect=") || oracle.contains("ADJUDICATED expect=");
+        if !claimed || !sure || DIFFERENT.iter().any(|(f, _)| file.ends_with(f)) {
+            continue;
+        }
+        let want: u64 = oracle.split("expect=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let (exit, json, words) = capture(&dir.join(file), &tmp.path().join("t"));
+        checked += 1;
+        if exit != 0 || json["requests"].as_u64() != Some(want) {
+            wrong.push(format!("{file}: want {want}, got {} ({exit}) {}", json["requests"], words.lines().last().unwrap_or("")));
+        }
+    }
+    println!("{checked} real captures checked, {} differ", wrong.len());
+    assert!(checked > 100, "{checked}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_corpus_of_access_logs_agrees() {
+    let Some(dir) = corpus() else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let mut checked = 0;
+    for format in ["apache-combined", "apache-common", "nginx-combined"] {
+        for entry in fs::read_dir(dir.join("logs").join(format)).unwrap() {
+            let path = entry.unwrap().path();
+            let oracle = PathBuf::from(format!("{}.oracle.json", path.display()));
+            if !oracle.exists() {
+                continue;
+            }
+            let oracle: Value = serde_json::from_str(&fs::read_to_string(oracle).unwrap()).unwrap();
+            let (exit, json, words) = capture(&path, &tmp.path().join("t"));
+            assert_eq!(exit, 0, "{}: {words}", path.display());
+            checked += 1;
+            println!("{}: ours {}, oracle {oracle}", path.file_name().unwrap().to_string_lossy(), json["requests"]);
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+}
+
+/// Malformed files: no crash, no request out of thin air.
+#[test]
+fn the_corpus_of_broken_files_is_survived() {
+    let Some(dir) = corpus() else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(dir.join("robust")).unwrap() {
+        let path = entry.unwrap().path();
+        let (exit, json, words) = capture(&path, &tmp.path().join("t"));
+        assert!([0, 2].contains(&exit), "{}: {exit} {words}", path.display());
+        assert!(json.is_null() || json["requests"] == 0, "{}: {json}", path.display());
+        assert!(!words.contains("panicked"), "{}: {words}", path.display());
+    }
+}
