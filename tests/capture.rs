@@ -10,7 +10,8 @@ use serde_json::Value;
 use support::*;
 
 fn capture(input: &Path, trace: &Path) -> (i32, Value, String) {
-    let out = replay(&["capture", &input.display().to_string(), "-o", &trace.display().to_string(), "--json"]);
+    let out =
+        replay(&["capture", &input.display().to_string(), "-o", &trace.display().to_string(), "--json"]);
     let json = serde_json::from_slice(&out.stdout).unwrap_or(Value::Null);
     (code(&out), json, text(&out))
 }
@@ -34,7 +35,8 @@ fn tshark(input: &Path) -> Option<Vec<(String, String)>> {
     let rows = String::from_utf8_lossy(&out.stdout).into_owned();
     let split = |line: &str| {
         let (methods, uris) = line.split_once('\t').unwrap_or((line, ""));
-        let pairs: Vec<_> = methods.split(',').zip(uris.split(',')).map(|(m, u)| (m.to_owned(), u.to_owned())).collect();
+        let pairs: Vec<_> =
+            methods.split(',').zip(uris.split(',')).map(|(m, u)| (m.to_owned(), u.to_owned())).collect();
         pairs
     };
     Some(rows.lines().flat_map(split).collect())
@@ -52,7 +54,10 @@ fn our_captures_agree_with_tshark_request_by_request() {
         let plain = |v: &Value| {
             let path = v["path"].as_str().unwrap().to_owned();
             // What was redacted cannot be compared.
-            (v["method"].as_str().unwrap().to_owned(), if v["redacted"] == true { String::new() } else { path })
+            (
+                v["method"].as_str().unwrap().to_owned(),
+                if v["redacted"] == true { String::new() } else { path },
+            )
         };
         let mut got: Vec<_> = cat(&trace).iter().map(plain).collect();
         let mut want: Vec<_> = want
@@ -69,7 +74,13 @@ fn our_captures_agree_with_tshark_request_by_request() {
 fn both_sides_of_the_balancer_and_the_logs_tell_the_same_story() {
     let dir = tempfile::tempdir().unwrap();
     let mut methods = Vec::new();
-    for name in ["shop-edge.pcap", "shop-backend.pcap", "shop-nginx-combined.log", "shop-nginx-combined.log.gz", "shop-nginx-timed.log"] {
+    for name in [
+        "shop-edge.pcap",
+        "shop-backend.pcap",
+        "shop-nginx-combined.log",
+        "shop-nginx-combined.log.gz",
+        "shop-nginx-timed.log",
+    ] {
         let trace = dir.path().join("t");
         let (exit, _, words) = capture(&root().join("captures").join(name), &trace);
         assert_eq!(exit, 0, "{words}");
@@ -81,7 +92,11 @@ fn both_sides_of_the_balancer_and_the_logs_tell_the_same_story() {
         methods.push(info["methods"].clone());
         let spread = name.contains("log");
         assert_eq!(info["spread_seed"].is_u64(), spread, "{name}");
-        assert_eq!(info["provenance"]["arrival"][if spread { "inferred" } else { "recorded" }], 270, "{name}");
+        assert_eq!(
+            info["provenance"]["arrival"][if spread { "inferred" } else { "recorded" }],
+            270,
+            "{name}"
+        );
         assert!(info["bytes_per_request"].as_f64().unwrap() < 60.0, "{name}: {}", info["bytes_per_request"]);
     }
     assert!(methods.iter().all(|m| m == &methods[0]), "{methods:?}");
@@ -94,7 +109,9 @@ fn no_seeded_secret_leaves_the_capture() {
     for entry in fs::read_dir(root().join("captures")).unwrap() {
         let input = entry.unwrap().path();
         let name = input.file_name().unwrap().to_string_lossy().into_owned();
-        if !(name.ends_with(".pcap") || name.ends_with(".pcapng") || name.contains(".log")) || name.contains("haproxy") {
+        if !(name.ends_with(".pcap") || name.ends_with(".pcapng") || name.contains(".log"))
+            || name.contains("haproxy")
+        {
             continue;
         }
         let trace = dir.path().join("t");
@@ -127,9 +144,13 @@ fn a_trace_cut_at_any_byte_reads_to_its_last_whole_block() {
         let out = replay(&["trace", "check", &cut.display().to_string()]);
         assert_eq!(code(&out), 2, "cut at {at}: {}", text(&out));
         let says = text(&out);
-        assert!(["cut off", "not a trace", "nothing in this file"].iter().any(|w| says.contains(w)), "cut at {at}: {says}");
+        assert!(
+            ["cut off", "not a trace", "nothing in this file"].iter().any(|w| says.contains(w)),
+            "cut at {at}: {says}"
+        );
         let read = replay(&["trace", "cat", &cut.display().to_string()]);
-        let lines: Vec<Value> = String::from_utf8_lossy(&read.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines: Vec<Value> =
+            String::from_utf8_lossy(&read.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
         assert!(whole.starts_with(&lines), "cut at {at}");
     }
 }
@@ -154,9 +175,15 @@ fn unreadable_inputs_are_named_and_nothing_is_written() {
         assert!(words.contains(why) && words.contains(&input.display().to_string()), "{words}");
         assert!(!trace.exists());
     }
-    let log = file("bad.log", b"1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5\nnonsense here\n");
+    let log = file(
+        "bad.log",
+        b"1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5\nnonsense here\n",
+    );
     let (exit, json, words) = capture(&log, &dir.path().join("t"));
-    assert_eq!((exit, json["requests"].as_u64(), json["ledger"]["unparsed_lines"].as_u64()), (0, Some(1), Some(1)));
+    assert_eq!(
+        (exit, json["requests"].as_u64(), json["ledger"]["unparsed_lines"].as_u64()),
+        (0, Some(1), Some(1))
+    );
     assert!(words.contains("bad.log:2 (byte 64)") && !words.contains("nonsense"), "{words}");
 }
 
@@ -173,14 +200,31 @@ fn corpus() -> Option<PathBuf> {
 
 /// Categories that this version claims: HTTP/1 over Ethernet without tunnels.
 const CLAIMED: [&str; 18] = [
-    "plain", "http-1.0", "http-100-continue", "http-body", "http-upgrade-ws", "ipv6", "derived-clientonly",
-    "derived-cutfile", "derived-gz", "derived-nsec", "derived-pcapng", "fmt-compressed", "fmt-nanosecond",
-    "fmt-pcapng", "tcp-midstream", "tcp-one-sided", "tcp-overlap-reorder-retrans", "tcp-state-edge",
+    "plain",
+    "http-1.0",
+    "http-100-continue",
+    "http-body",
+    "http-upgrade-ws",
+    "ipv6",
+    "derived-clientonly",
+    "derived-cutfile",
+    "derived-gz",
+    "derived-nsec",
+    "derived-pcapng",
+    "fmt-compressed",
+    "fmt-nanosecond",
+    "fmt-pcapng",
+    "tcp-midstream",
+    "tcp-one-sided",
+    "tcp-overlap-reorder-retrans",
+    "tcp-state-edge",
 ];
 
 /// Files where we differ on purpose, and why.
-const DIFFERENT: [(&str, &str); 1] =
-    [("pcaps__evilprogram.pcap", "one request line holds a space, which is not valid HTTP; counted as malformed")];
+const DIFFERENT: [(&str, &str); 1] = [(
+    "pcaps__evilprogram.pcap",
+    "one request line holds a space, which is not valid HTTP; counted as malformed",
+)];
 
 #[test]
 fn the_corpus_of_real_captures_agrees() {
@@ -200,7 +244,11 @@ fn the_corpus_of_real_captures_agrees() {
         let (exit, json, words) = capture(&dir.join(file), &tmp.path().join("t"));
         checked += 1;
         if exit != 0 || json["requests"].as_u64() != Some(want) {
-            wrong.push(format!("{file}: want {want}, got {} ({exit}) {}", json["requests"], words.lines().last().unwrap_or("")));
+            wrong.push(format!(
+                "{file}: want {want}, got {} ({exit}) {}",
+                json["requests"],
+                words.lines().last().unwrap_or("")
+            ));
         }
     }
     println!("{checked} real captures checked, {} differ", wrong.len());
@@ -224,7 +272,11 @@ fn the_corpus_of_access_logs_agrees() {
             let (exit, json, words) = capture(&path, &tmp.path().join("t"));
             assert_eq!(exit, 0, "{}: {words}", path.display());
             checked += 1;
-            println!("{}: ours {}, oracle {oracle}", path.file_name().unwrap().to_string_lossy(), json["requests"]);
+            println!(
+                "{}: ours {}, oracle {oracle}",
+                path.file_name().unwrap().to_string_lossy(),
+                json["requests"]
+            );
         }
     }
     assert!(checked >= 5, "{checked}");

@@ -29,7 +29,11 @@ fn policy(dir: &Path, prometheus: u16, expr: &str, limits: &str) -> String {
 
 fn ticks(out: &Path) -> Vec<Value> {
     let journal = fs::read_to_string(out.join("journal.jsonl")).unwrap();
-    journal.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()).filter_map(|v| v.get("tick").cloned()).collect()
+    journal
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap())
+        .filter_map(|v| v.get("tick").cloned())
+        .collect()
 }
 
 struct Scene {
@@ -48,10 +52,30 @@ fn scene() -> Option<Scene> {
 }
 
 impl Scene {
-    fn args<'a>(&'a self, policy: &'a str, out: &'a str, url: &'a str, rate: &'a str, lasting: &'a str) -> Vec<&'a str> {
+    fn args<'a>(
+        &'a self,
+        policy: &'a str,
+        out: &'a str,
+        url: &'a str,
+        rate: &'a str,
+        lasting: &'a str,
+    ) -> Vec<&'a str> {
         vec![
-            "--trace", &self.trace, "--target", url, "--policy", policy, "--rate", rate, "--for", lasting, "--lead-in",
-            "none", "--out", out, "--quiet",
+            "--trace",
+            &self.trace,
+            "--target",
+            url,
+            "--policy",
+            policy,
+            "--rate",
+            rate,
+            "--for",
+            lasting,
+            "--lead-in",
+            "none",
+            "--out",
+            out,
+            "--quiet",
         ]
     }
 }
@@ -64,7 +88,12 @@ fn guard_index(r: &Value) -> usize {
 #[test]
 fn a_breach_seen_by_prometheus_halves_the_share() {
     let Some(s) = scene() else { return };
-    let policy = policy(s.dir.path(), s.prometheus.port, "max(shop_queue_depth)", "back_off_above = 60\nabort_above = 100000\nclear = 20");
+    let policy = policy(
+        s.dir.path(),
+        s.prometheus.port,
+        "max(shop_queue_depth)",
+        "back_off_above = 60\nabort_above = 100000\nclear = 20",
+    );
     let out = s.dir.path().join("run");
     let (url, folder) = (format!("http://{}", s.shop.addr()), out.display().to_string());
     let done = replay(&s.args(&policy, &folder, &url, "350/s", "22s"));
@@ -87,13 +116,22 @@ fn a_breach_seen_by_prometheus_halves_the_share() {
         t(halved)
     );
     assert!(t(halved) - t(breached) <= 0.2, "one tick");
-    assert_eq!(s.shop.served(), r["counts"]["written"].as_u64().unwrap(), "the shop counts what we say we wrote");
+    assert_eq!(
+        s.shop.served(),
+        r["counts"]["written"].as_u64().unwrap(),
+        "the shop counts what we say we wrote"
+    );
 }
 
 #[test]
 fn a_prometheus_that_falls_silent_cuts_and_then_aborts() {
     let Some(s) = scene() else { return };
-    let policy = policy(s.dir.path(), s.prometheus.port, "max(shop_queue_depth)", "back_off_above = 500\nabort_above = 100000");
+    let policy = policy(
+        s.dir.path(),
+        s.prometheus.port,
+        "max(shop_queue_depth)",
+        "back_off_above = 500\nabort_above = 100000",
+    );
     let out = s.dir.path().join("run");
     let (url, folder) = (format!("http://{}", s.shop.addr()), out.display().to_string());
     let mut process = start_replay(s.dir.path(), &s.args(&policy, &folder, &url, "100/s", "60s"));
@@ -129,7 +167,8 @@ fn answers_that_are_no_number_never_start_a_run() {
         let r = report(&out);
         assert_eq!((r["state"].as_str(), r["counts"]["due"].as_u64()), (Some("refused"), Some(0)), "{expr}");
         let guard = guard_index(&r);
-        let readings: Vec<String> = ticks(&out).iter().map(|t| t["inputs"]["guards"][guard]["reading"].to_string()).collect();
+        let readings: Vec<String> =
+            ticks(&out).iter().map(|t| t["inputs"]["guards"][guard]["reading"].to_string()).collect();
         assert!(readings.iter().any(|x| x.contains(why)), "{expr}: {:?}", readings.last());
     }
     assert_eq!(s.shop.served(), 0, "nothing was sent");
@@ -141,7 +180,11 @@ fn check_asks_each_guard_once() {
     let good = policy(s.dir.path(), s.prometheus.port, "max(shop_queue_depth)", "back_off_above = 60");
     let done = replay(&["check", &good, "--explain"]);
     assert_eq!(code(&done), 0, "{}", text(&done));
-    assert!(text(&done).contains("Good(0.0): would start") && text(&done).contains("L = "), "{}", text(&done));
+    assert!(
+        text(&done).contains("Good(0.0): would start") && text(&done).contains("L = "),
+        "{}",
+        text(&done)
+    );
     let bad = policy(s.dir.path(), s.prometheus.port, "max(no_such_metric)", "back_off_above = 60");
     let done = replay(&["check", &bad]);
     assert_eq!(code(&done), 3, "{}", text(&done));

@@ -19,8 +19,20 @@ fn through_haproxy_to_nginx_every_written_request_is_logged() {
     let out = dir.path().join("run");
     let url = format!("http://127.0.0.1:{}", haproxy.port);
     let args = [
-        "--trace", &trace, "--target", &url, "--scale", "2x", "--loop", "--for", "8s", "--lead-in", "none", "--out",
-        &out.display().to_string(), "--quiet",
+        "--trace",
+        &trace,
+        "--target",
+        &url,
+        "--scale",
+        "2x",
+        "--loop",
+        "--for",
+        "8s",
+        "--lead-in",
+        "none",
+        "--out",
+        &out.display().to_string(),
+        "--quiet",
     ];
     let done = replay(&args);
     assert_eq!(code(&done), 0, "{}", text(&done));
@@ -42,13 +54,19 @@ fn a_lead_in_climbs_before_the_trace_and_does_not_eat_it() {
     let dir = tempfile::tempdir().unwrap();
     let (sink, out) = (Sink::ok(), dir.path().join("run"));
     let trace = trace_of(dir.path(), "demo.pcap");
-    let done = replay(&["--trace", &trace, "--target", &sink.url(), "--out", &out.display().to_string(), "--quiet"]);
+    let done =
+        replay(&["--trace", &trace, "--target", &sink.url(), "--out", &out.display().to_string(), "--quiet"]);
     assert_eq!(code(&done), 0, "{}", text(&done));
     let r = report(&out);
     assert_identities(&r);
     assert_eq!(r["phases"]["measure"]["due"].as_u64(), Some(473), "the whole trace");
     assert!(r["phases"]["lead_in"]["sent"].as_u64().unwrap() > 100);
-    let grown = r["events"].as_array().unwrap().iter().filter(|e| e["what"].as_str().unwrap().starts_with("share grown")).count();
+    let grown = r["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["what"].as_str().unwrap().starts_with("share grown"))
+        .count();
     assert!(grown >= 3, "{}", r["events"]);
     assert_eq!(sink.count() as u64, r["counts"]["written"].as_u64().unwrap());
 }
@@ -58,7 +76,19 @@ fn traffic_is_marked_and_carries_no_secret_or_client_address() {
     let dir = tempfile::tempdir().unwrap();
     let (sink, out) = (Sink::ok(), dir.path().join("run"));
     let trace = trace_of(dir.path(), "shop-backend.pcap"); // with X-Forwarded-For of every client
-    let args = ["--trace", &trace, "--target", &sink.url(), "--out", &out.display().to_string(), "--lead-in", "none", "--speed", "10x", "--quiet"];
+    let args = [
+        "--trace",
+        &trace,
+        "--target",
+        &sink.url(),
+        "--out",
+        &out.display().to_string(),
+        "--lead-in",
+        "none",
+        "--speed",
+        "10x",
+        "--quiet",
+    ];
     let done = replay(&args);
     assert!([0, 5].contains(&code(&done)), "{}", text(&done));
     let heads = sink.heads();
@@ -67,7 +97,12 @@ fn traffic_is_marked_and_carries_no_secret_or_client_address() {
     for head in &heads {
         let lower = head.to_ascii_lowercase();
         assert!(lower.contains(&host), "{head}");
-        assert!(lower.contains("x-replay-run: ") && lower.contains("traceparent: 00-") && lower.contains("-00\r\n"), "{head}");
+        assert!(
+            lower.contains("x-replay-run: ")
+                && lower.contains("traceparent: 00-")
+                && lower.contains("-00\r\n"),
+            "{head}"
+        );
         assert!(lower.contains("replay/") && lower.contains("run="), "{head}");
         for never in ["authorization", "cookie", "x-forwarded-for", "127.0.0.1 ", "seeded-secret"] {
             assert!(!lower.contains(never), "{never} in {head}");
@@ -78,7 +113,11 @@ fn traffic_is_marked_and_carries_no_secret_or_client_address() {
     let r = report(&out);
     assert_identities(&r);
     for reason in ["method", "route", "needs_credentials"] {
-        assert!(r["counts"]["dropped"][reason].as_u64().unwrap_or(0) > 0, "{reason}: {}", r["counts"]["dropped"]);
+        assert!(
+            r["counts"]["dropped"][reason].as_u64().unwrap_or(0) > 0,
+            "{reason}: {}",
+            r["counts"]["dropped"]
+        );
     }
 }
 
@@ -113,8 +152,22 @@ fn stop_run_with(
     let out = dir.join("run");
     let (url, folder) = (sink.url(), out.display().to_string());
     let args = [
-        "--trace", trace, "--target", &url, "--policy", policy, "--scale", "4x", "--loop", "--for", "60s", "--lead-in",
-        "none", "--out", &folder, "--quiet",
+        "--trace",
+        trace,
+        "--target",
+        &url,
+        "--policy",
+        policy,
+        "--scale",
+        "4x",
+        "--loop",
+        "--for",
+        "60s",
+        "--lead-in",
+        "none",
+        "--out",
+        &folder,
+        "--quiet",
     ];
     let mut process = start_replay(dir, &args);
     wait_until("traffic", Duration::from_secs(20), || sink.count() > 300);
@@ -165,7 +218,8 @@ fn the_target_can_stop_us() {
 fn busiest_100ms(times: &[Instant]) -> usize {
     let mut times = times.to_vec();
     times.sort_unstable();
-    let end = |i: usize| times[i..].partition_point(|t| t.duration_since(times[i]) < Duration::from_millis(100));
+    let end =
+        |i: usize| times[i..].partition_point(|t| t.duration_since(times[i]) < Duration::from_millis(100));
     (0..times.len()).map(end).max().unwrap_or(0)
 }
 
@@ -175,8 +229,20 @@ fn stalled_run(stall: Duration) -> (i32, serde_json::Value, usize, usize) {
     let trace = trace_of(dir.path(), "demo.pcap");
     let (url, folder) = (sink.url(), out.display().to_string());
     let args = [
-        "--trace", &trace, "--target", &url, "--scale", "4x", "--loop", "--for", "12s", "--lead-in", "none", "--out",
-        &folder, "--quiet",
+        "--trace",
+        &trace,
+        "--target",
+        &url,
+        "--scale",
+        "4x",
+        "--loop",
+        "--for",
+        "12s",
+        "--lead-in",
+        "none",
+        "--out",
+        &folder,
+        "--quiet",
     ];
     let mut process = start_replay(dir.path(), &args);
     wait_until("traffic", Duration::from_secs(20), || sink.count() > 600);
@@ -195,7 +261,10 @@ fn a_short_stall_sheds_and_does_not_burst() {
     let (exit, r, before, after) = stalled_run(Duration::from_millis(1_500));
     assert_identities(&r);
     let shed = sum(&r["counts"]["shed"]);
-    eprintln!("1.5 s stall: exit {exit}, shed {}, busiest 100 ms {before} before, {after} after", r["counts"]["shed"]);
+    eprintln!(
+        "1.5 s stall: exit {exit}, shed {}, busiest 100 ms {before} before, {after} after",
+        r["counts"]["shed"]
+    );
     assert!(r["state"].as_str().unwrap().starts_with("completed"), "{} {}", r["state"], r["cause"]);
     assert!(shed > 200, "{shed} of about 600 that were due in the stall");
     // The ceiling is the peak second, so a catch-up would show as several times the busiest stretch.
@@ -219,7 +288,8 @@ fn a_journal_re_decides_its_run() {
     let dir = tempfile::tempdir().unwrap();
     let (sink, out) = (Sink::ok(), dir.path().join("run"));
     let trace = trace_of(dir.path(), "demo.pcap");
-    let done = replay(&["--trace", &trace, "--target", &sink.url(), "--out", &out.display().to_string(), "--quiet"]);
+    let done =
+        replay(&["--trace", &trace, "--target", &sink.url(), "--out", &out.display().to_string(), "--quiet"]);
     assert_eq!(code(&done), 0, "{}", text(&done));
     let journal = fs::read_to_string(out.join("journal.jsonl")).unwrap();
     let mut lines = journal.lines().map(|l| serde_json::from_str::<Line>(l).unwrap());
@@ -246,7 +316,20 @@ fn one_run_per_target() {
     let sink = Sink::ok();
     let trace = trace_of(dir.path(), "demo.pcap");
     let (url, folder) = (sink.url(), dir.path().join("run").display().to_string());
-    let args = ["--trace", &trace, "--target", &url, "--out", &folder, "--lead-in", "none", "--loop", "--for", "30s", "--quiet"];
+    let args = [
+        "--trace",
+        &trace,
+        "--target",
+        &url,
+        "--out",
+        &folder,
+        "--lead-in",
+        "none",
+        "--loop",
+        "--for",
+        "30s",
+        "--quiet",
+    ];
     let first = start_replay(dir.path(), &args);
     wait_until("traffic", Duration::from_secs(20), || sink.count() > 10);
     let second = replay(&args);
@@ -265,7 +348,22 @@ fn errors_back_off_and_abort() {
     });
     let trace = trace_of(dir.path(), "demo.pcap");
     let (url, out) = (sink.url(), dir.path().join("run"));
-    let args = ["--trace", &trace, "--target", &url, "--out", &out.display().to_string(), "--lead-in", "none", "--scale", "2x", "--loop", "--for", "30s", "--quiet"];
+    let args = [
+        "--trace",
+        &trace,
+        "--target",
+        &url,
+        "--out",
+        &out.display().to_string(),
+        "--lead-in",
+        "none",
+        "--scale",
+        "2x",
+        "--loop",
+        "--for",
+        "30s",
+        "--quiet",
+    ];
     let done = replay(&args);
     assert_eq!(code(&done), 4, "{}", text(&done));
     let r = report(&out);
@@ -287,11 +385,27 @@ fn a_hang_is_seen() {
     });
     let trace = trace_of(dir.path(), "demo.pcap");
     let (url, out) = (sink.url(), dir.path().join("run"));
-    let args = ["--trace", &trace, "--target", &url, "--out", &out.display().to_string(), "--lead-in", "none", "--scale", "2x", "--loop", "--for", "30s", "--quiet"];
+    let args = [
+        "--trace",
+        &trace,
+        "--target",
+        &url,
+        "--out",
+        &out.display().to_string(),
+        "--lead-in",
+        "none",
+        "--scale",
+        "2x",
+        "--loop",
+        "--for",
+        "30s",
+        "--quiet",
+    ];
     let done = replay(&args);
     assert_eq!(code(&done), 4, "{}", text(&done));
     let r = report(&out);
     assert_identities(&r);
-    let cut = r["events"].as_array().unwrap().iter().any(|e| e["what"].as_str().unwrap().starts_with("share cut"));
+    let cut =
+        r["events"].as_array().unwrap().iter().any(|e| e["what"].as_str().unwrap().starts_with("share cut"));
     assert!(cut, "{}", r["events"]);
 }

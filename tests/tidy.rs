@@ -49,7 +49,10 @@ fn sources() -> Vec<(PathBuf, String)> {
     files(&root().join("src"), "rs", &mut paths);
     paths.sort();
     assert!(paths.len() > 50, "the sources were not found");
-    paths.into_iter().map(|p| (p.strip_prefix(root().join("src")).unwrap().to_owned(), fs::read_to_string(&p).unwrap())).collect()
+    paths
+        .into_iter()
+        .map(|p| (p.strip_prefix(root().join("src")).unwrap().to_owned(), fs::read_to_string(&p).unwrap()))
+        .collect()
 }
 
 /// The module of a file: its first path component without `.rs`.
@@ -80,7 +83,12 @@ fn imports_follow_the_table() {
                 let rest = &line[i + "crate::".len()..];
                 let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 let own = name == module || name.is_empty();
-                assert!(own || may.contains(&name.as_str()), "{}:{}: {module} may not import {name}", path.display(), n + 1);
+                assert!(
+                    own || may.contains(&name.as_str()),
+                    "{}:{}: {module} may not import {name}",
+                    path.display(),
+                    n + 1
+                );
             }
         }
     }
@@ -100,13 +108,24 @@ fn siblings_of_the_edge_never_import_each_other() {
 
 #[test]
 fn pure_modules_touch_nothing() {
-    const BANNED: [&str; 9] =
-        ["std::fs", "std::net", "std::thread", "time::Instant", "SystemTime", "rand::", "RandomState", "tokio", "HashMap"];
+    const BANNED: [&str; 9] = [
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "time::Instant",
+        "SystemTime",
+        "rand::",
+        "RandomState",
+        "tokio",
+        "HashMap",
+    ];
     for (path, text) in sources() {
         if !PURE.contains(&module(&path).as_str()) || is_test_file(&path) {
             continue;
         }
-        for (n, line) in without_tests(&text).lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
+        for (n, line) in
+            without_tests(&text).lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"))
+        {
             for banned in BANNED {
                 assert!(!line.contains(banned), "{}:{}: {banned} in a pure module", path.display(), n + 1);
             }
@@ -141,7 +160,14 @@ fn binaries_are_thin() {
 #[test]
 fn no_path_of_a_machine_is_tracked() {
     let mut paths = Vec::new();
-    for (dir, ext) in [("src", "rs"), ("tests", "rs"), ("docs", "md"), ("captures", "md"), ("policies", "toml"), ("tests", "sh")] {
+    for (dir, ext) in [
+        ("src", "rs"),
+        ("tests", "rs"),
+        ("docs", "md"),
+        ("captures", "md"),
+        ("policies", "toml"),
+        ("tests", "sh"),
+    ] {
         files(&root().join(dir), ext, &mut paths);
     }
     paths.extend(["README.md", "CHANGELOG.md", "Makefile", "Cargo.toml"].map(|f| root().join(f)));

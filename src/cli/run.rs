@@ -8,7 +8,7 @@ use crate::edge::clock::Clock;
 use crate::edge::host::lock;
 use crate::engine::governor::Snapshot;
 use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
-use crate::engine::run::{Conduct, Prepared, run, workers_for};
+use crate::engine::run::{Conduct, NotStarted, Prepared, run, workers_for};
 use crate::policy::settings::{LeadIn, in_flight_max};
 use crate::report::dry_run::{self, Asked};
 use crate::report::{live, text};
@@ -179,19 +179,21 @@ impl RunArgs {
             Ok(report) => report,
             Err(error) => {
                 line.done();
-                return complain(&error, super::FAULT);
+                let refused = error.downcast_ref::<NotStarted>().is_some();
+                return complain(&error, if refused { super::REFUSED } else { super::FAULT });
             }
         };
         line.done();
+        // The run is over: a closed pipe must not turn its exit code into another one.
         if self.json {
-            serde_json::to_writer_pretty(&mut *out, &report)?;
-            writeln!(out)?;
+            drop(serde_json::to_writer_pretty(&mut *out, &report));
+            drop(writeln!(out));
         } else {
-            write!(out, "{}", text::summary(&report))?;
-            writeln!(out, "\nreport     {}", folder.join("report.json").display())?;
+            drop(write!(out, "{}", text::summary(&report)));
+            drop(writeln!(out, "\nreport     {}", folder.join("report.json").display()));
         }
         if let Some(cause) = &report.cause {
-            writeln!(std::io::stderr(), "replay: {}: {cause}", report.state)?;
+            drop(writeln!(std::io::stderr(), "replay: {}: {cause}", report.state));
         }
         Ok(report.exit_code)
     }

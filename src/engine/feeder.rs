@@ -12,6 +12,7 @@ use super::shared::{Shared, Stage};
 use crate::edge::clock::wait;
 use crate::govern::latch::StopCause;
 use crate::limits::{FEED_BATCH_MAX, HORIZON};
+use crate::measure::outcome::RunPhase;
 use crate::plan::Departure;
 use crate::plan::draw::{Salt, below, hash64};
 use crate::plan::stationary::{Sample, StationaryPlan};
@@ -25,6 +26,8 @@ pub struct Batch {
     pub epoch: u64,
     /// Run time of the stage's start.
     pub start: RunTime,
+    /// Phase of the requests in it.
+    pub phase: RunPhase,
     /// In the order of due times.
     pub departures: Vec<Departure>,
 }
@@ -56,13 +59,25 @@ pub struct Feeder<S> {
     pub plan: MeasurePlan<S>,
 }
 
+/// Sets the latch if the feeder ends other than by the end of the run.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if self.0.stage().0 != Stage::Ended {
+            self.0.gate.latch().set(StopCause::Plan);
+        }
+    }
+}
+
 impl<S: EventSource> Feeder<S> {
     /// Feeds until the run has ended. Sets the latch when the plan cannot be read to its end.
     pub fn run(mut self) {
+        let _alive = Alive(Arc::clone(&self.shared));
         if let Err(error) = self.feed() {
             use std::io::Write;
-            drop(writeln!(std::io::stderr(), "replay: the plan cannot be read any further: {error:#}"));
             self.shared.gate.latch().set(StopCause::Plan);
+            drop(writeln!(std::io::stderr(), "replay: the plan cannot be read any further: {error:#}"));
         }
     }
 
@@ -84,6 +99,8 @@ impl<S: EventSource> Feeder<S> {
                 Stage::LeadIn(start) | Stage::Measure(start) => start,
             };
             let measure = matches!(stage, Stage::Measure(_));
+            let phase = if measure { RunPhase::Measure } else { RunPhase::LeadIn };
+            let of = Of { epoch, start, phase };
             let steady = match &self.plan {
                 MeasurePlan::Steady(rate, until) if measure => Some((*rate, *until)),
                 MeasurePlan::Steady(..) | MeasurePlan::Trace(_) if measure => None,
@@ -98,9 +115,9 @@ impl<S: EventSource> Feeder<S> {
                     anyhow::bail!("no request of the trace may be sent")
                 };
                 let mut next = || Ok(plan.next().filter(|d| d.due_ns < until));
-                deal(&self.shared, &self.workers, epoch, start, &mut dealt, &mut next)?
+                deal(&self.shared, &self.workers, of, &mut dealt, &mut next)?
             } else if let MeasurePlan::Trace(plan) = &mut self.plan {
-                deal(&self.shared, &self.workers, epoch, start, &mut dealt, &mut || plan.next_departure())?
+                deal(&self.shared, &self.workers, of, &mut dealt, &mut || plan.next_departure())?
             } else {
                 None
             };
@@ -125,6 +142,14 @@ impl<S: EventSource> Feeder<S> {
     }
 }
 
+/// The stage that departures belong to.
+#[derive(Debug, Clone, Copy)]
+struct Of {
+    epoch: u64,
+    start: RunTime,
+    phase: RunPhase,
+}
+
 /// What has been dealt of a stage.
 #[derive(Debug, Default)]
 struct Dealt {
@@ -138,8 +163,7 @@ struct Dealt {
 fn deal(
     shared: &Shared,
     workers: &[Sender<Batch>],
-    epoch: u64,
-    start: RunTime,
+    of: Of,
     dealt: &mut Dealt,
     next: &mut dyn FnMut() -> anyhow::Result<Option<Departure>>,
 ) -> anyhow::Result<Option<RunTime>> {
@@ -152,12 +176,12 @@ fn deal(
             None => match next()? {
                 Some(d) => d,
                 None => {
-                    ended = Some(dealt.last.max(start));
+                    ended = Some(dealt.last.max(of.start));
                     break;
                 }
             },
         };
-        let due = RunTime(start.0.saturating_add(departure.due_ns));
+        let due = RunTime(of.start.0.saturating_add(departure.due_ns));
         if due > horizon {
             dealt.held = Some(departure);
             break;
@@ -166,20 +190,21 @@ fn deal(
         let worker = below(hash64(departure.instance.0, Salt::Worker), workers.len() as u64) as usize;
         batches[worker].push(departure);
         if batches[worker].len() >= FEED_BATCH_MAX {
-            send(shared, &workers[worker], epoch, start, std::mem::take(&mut batches[worker]));
+            send(shared, &workers[worker], of, std::mem::take(&mut batches[worker]));
         }
     }
     for (worker, departures) in workers.iter().zip(batches) {
         if !departures.is_empty() {
-            send(shared, worker, epoch, start, departures);
+            send(shared, worker, of, departures);
         }
     }
     Ok(ended)
 }
 
 /// Sends a batch; waits while the worker's queue is full, unless the stage changes meanwhile.
-fn send(shared: &Shared, worker: &Sender<Batch>, epoch: u64, start: RunTime, departures: Vec<Departure>) {
-    let mut batch = Batch { epoch, start, departures };
+fn send(shared: &Shared, worker: &Sender<Batch>, of: Of, departures: Vec<Departure>) {
+    let Of { epoch, start, phase } = of;
+    let mut batch = Batch { epoch, start, phase, departures };
     loop {
         match worker.try_send(batch) {
             Ok(()) | Err(TrySendError::Closed(_)) => return,

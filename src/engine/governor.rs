@@ -16,13 +16,12 @@ use crate::edge::watch::poll::Board;
 use crate::govern::guard::{Guard, Sample, View};
 use crate::govern::inputs::{Finish, Inputs};
 use crate::govern::latch::StopCause;
-use crate::govern::local::{LocalNow, LocalWindow};
+use crate::govern::local::{Bins, LocalNow, LocalWindow};
 use crate::govern::local_rules::LocalMetric;
 use crate::govern::settings::Settings;
 use crate::govern::state::{Phase, State, Terminal};
 use crate::govern::step::{Effect, step};
 use crate::limits::{LAG_LIMIT, LAG_SECONDS, TICK};
-use crate::measure::latency::Latency;
 use crate::measure::timeline::Row;
 use crate::units::{NANOS_PER_SEC, Rate, RunTime};
 
@@ -105,6 +104,7 @@ struct Recent {
     rates: VecDeque<u64>,
     sent: u64,
     offered: u64,
+    due: u64,
 }
 
 impl Recent {
@@ -114,6 +114,7 @@ impl Recent {
             self.flows.pop_front();
         }
         self.sent += flow.sent;
+        self.due += flow.due;
         self.offered += flow.due.saturating_sub(flow.thinned);
         self.rates.push_back(self.sent_1s());
         while self.rates.len() > lag_ticks.max(1) {
@@ -125,6 +126,10 @@ impl Recent {
         self.flows.iter().map(|f| f.sent).sum()
     }
 
+    fn due_1s(&self) -> u64 {
+        self.flows.iter().map(|f| f.due).sum()
+    }
+
     fn offered_1s(&self) -> u64 {
         self.flows.iter().map(|f| f.due.saturating_sub(f.thinned)).sum()
     }
@@ -134,7 +139,7 @@ struct Watch {
     guards: Vec<Guard>,
     window: LocalWindow,
     recent: Recent,
-    lag_second: Latency,
+    lag_second: Bins,
     lag_seconds_bad: u32,
     quiet_until: RunTime,
     silent: Duration,
@@ -143,10 +148,9 @@ struct Watch {
 impl Watch {
     /// A second is over: was our own sending late in it?
     fn end_second(&mut self) {
-        let limit_ms = LAG_LIMIT.as_secs_f64() * 1e3;
-        let bad = self.lag_second.quantile_ms(0.99).is_some_and(|p99| p99 > limit_ms);
+        let bad = self.lag_second.plain_quantile(0.99).is_some_and(|p99| p99 > LAG_LIMIT.as_secs_f64());
         self.lag_seconds_bad = if bad { self.lag_seconds_bad + 1 } else { 0 };
-        self.lag_second = Latency::default();
+        self.lag_second = Bins::default();
     }
 }
 
@@ -162,7 +166,7 @@ impl Governor {
             guards: self.settings.guards.iter().map(|_| Guard::default()).collect(),
             window: LocalWindow::default(),
             recent: Recent::default(),
-            lag_second: Latency::default(),
+            lag_second: Bins::default(),
             lag_seconds_bad: 0,
             quiet_until: RunTime::START,
             silent: Duration::ZERO,
@@ -182,6 +186,10 @@ impl Governor {
             let (next, effects) = step(&self.settings, &state, &inputs);
             state = next;
             self.carry_out(&state, &effects, now);
+            if effects.iter().any(|e| matches!(e, Effect::Cut { .. })) {
+                // A cut is judged by what comes after it.
+                watch.window.forget();
+            }
             told.extend(effects.iter().map(|e| Told { at: now, effect: *e, views: inputs.guards.clone() }));
             self.row(&mut row, &mut timeline, flow, &state, &mut watch, now);
             let grant = state.grant(&self.settings, now);
@@ -244,6 +252,8 @@ impl Governor {
             guards: views,
             sent_1s: watch.recent.sent_1s(),
             offered_1s: watch.recent.offered_1s(),
+            due_1s: watch.recent.due_1s(),
+            due: watch.recent.due,
             sent: watch.recent.sent,
             offered: watch.recent.offered,
             achieved_max: Rate::per_sec(best),
@@ -286,7 +296,9 @@ impl Governor {
         }
         let grant = state.grant(&self.settings, now);
         self.shared.set_share(grant.share);
-        self.shared.gate.publish(now, grant.ceiling, self.connects, grant.not_after);
+        // Handshakes are cut with the share, but never to nothing while requests may go.
+        let connects = self.connects.times(grant.share).max(Rate::per_sec(1)).min(self.connects);
+        self.shared.gate.publish(now, grant.ceiling, connects, grant.not_after);
     }
 
     fn row(

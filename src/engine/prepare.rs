@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::run::{Prepared, fresh_id};
+use crate::edge::host::kill_file::KillFile;
 use crate::edge::intake::trace_file::{self, TraceFile};
 use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::forecast::forecast;
@@ -271,6 +272,9 @@ fn connect_to(asked: &Request, target: &Target) -> Result<Option<(String, u16)>,
         return Err(Refusal::Usage(anyhow::anyhow!("--connect-to {text:?} is not HOST:PORT")));
     };
     // A literal address is checked now; a name is checked after it is resolved, like the target's own.
+    if !asked.policy.allow.lists(&host, port) {
+        return refused(format!("--connect-to {text} is not in [target] allow; the policy must list it"));
+    }
     if let Ok(ip) = host.parse()
         && let Err(e) = target.permit(core::net::SocketAddr::new(ip, port))
     {
@@ -281,12 +285,26 @@ fn connect_to(asked: &Request, target: &Target) -> Result<Option<(String, u16)>,
 
 fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
     let rate = &asked.policy.rate;
-    if asked.scale.milli > rate.max_scale_milli {
-        let max = rate.max_scale_milli as f64 / 1000.0;
+    // Time pressed together is load, too.
+    let load = u128::from(asked.scale.milli) * u128::from(asked.speed.milli.max(1000)) / 1000;
+    if load > u128::from(rate.max_scale_milli) {
+        let (max, speed) = (rate.max_scale_milli as f64 / 1000.0, asked.speed.milli as f64 / 1000.0);
         return refused(format!(
-            "--scale {}x is above the policy's [rate] max_scale = {max}",
+            "--scale {}x at --speed {speed}x is above the policy's [rate] max_scale = {max}",
             asked.scale.as_f64()
         ));
+    }
+    if let Some(kill) = &asked.policy.kill_file {
+        match KillFile::new(Path::new(kill)) {
+            Ok(file) if file.says_stop() => {
+                return refused(format!("the kill file {kill} is present; remove it to run"));
+            }
+            Ok(_) => {}
+            Err(e) => return refused(e.to_string()),
+        }
+    }
+    if !target.is_loopback() && asked.policy.is_loopback_only() {
+        return refused("the policy was checked for this machine only");
     }
     if asked.rate.is_some_and(|r| r > rate.max_rps) {
         return refused(format!("--rate is above the policy's [rate] max_rps = {}", rate.max_rps.rps()));

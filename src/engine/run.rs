@@ -60,6 +60,11 @@ pub struct Prepared<S> {
     pub words: RunJson,
 }
 
+/// The run was refused before the first request because it could not have been recorded.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("refused: the run cannot be recorded")]
+pub struct NotStarted;
+
 /// How a run is carried out.
 #[derive(Debug, Clone)]
 pub struct Conduct {
@@ -92,7 +97,9 @@ pub fn run<S: EventSource + Send + 'static>(
     live: Live<'_>,
 ) -> anyhow::Result<Report> {
     let folder = &conduct.out;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))
+        .context(NotStarted)?;
     let latch = Latch::new();
     let kill_file = p.policy.kill_file.as_deref().map(|k| KillFile::new(Path::new(k))).transpose()?;
     let started = wall();
@@ -100,7 +107,7 @@ pub fn run<S: EventSource + Send + 'static>(
     let gate = Gate::new(latch.clone(), p.policy.rate.max_rps, in_flight_max(&p.policy, p.settings.target));
     let shared = Shared::new(clock, gate, conduct.workers.clamp(1, WORKERS_MAX));
     let first = Line::Start { run: p.words.id.clone(), at: started, settings: p.settings.clone() };
-    let journal = Journal::start(&folder.join("journal.jsonl"), &first, latch.clone())?;
+    let journal = Journal::start(&folder.join("journal.jsonl"), &first, latch.clone()).context(NotStarted)?;
     if conduct.signals {
         signals::stop_on_signals(&latch)?;
     }
@@ -139,7 +146,7 @@ pub fn run<S: EventSource + Send + 'static>(
         live(&snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone());
     }
     let end = governor.join().map_err(|_| anyhow::anyhow!("the governor thread panicked"))??;
-    let (lead_in, measure) = gather(workers)?;
+    let (lead_in, measure) = gather(workers);
     feeder.join().map_err(|_| anyhow::anyhow!("the feeder thread panicked"))?;
     drop(watch);
     let words = RunJson {
@@ -255,14 +262,20 @@ fn start_feeder<S: EventSource + Send + 'static>(
     spawn("feeder", move || feeder.run())
 }
 
-fn gather(workers: Vec<JoinHandle<Tallies>>) -> Tallies {
+fn gather(workers: Vec<JoinHandle<Tallies>>) -> (Tally, Tally) {
     let (mut lead_in, mut measure) = (Tally::default(), Tally::default());
     for worker in workers {
-        let (l, m) = worker.join().map_err(|_| anyhow::anyhow!("a worker thread panicked"))??;
-        lead_in.merge(&l);
-        measure.merge(&m);
+        // A worker that is gone has ended the run already; the report of the others is still true.
+        match worker.join() {
+            Ok(Ok((l, m))) => {
+                lead_in.merge(&l);
+                measure.merge(&m);
+            }
+            Ok(Err(error)) => drop(writeln!(std::io::stderr(), "replay: a worker failed: {error:#}")),
+            Err(_) => drop(writeln!(std::io::stderr(), "replay: a worker panicked; its counts are lost")),
+        }
     }
-    Ok((lead_in, measure))
+    (lead_in, measure)
 }
 
 fn make_report(

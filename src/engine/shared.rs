@@ -55,7 +55,10 @@ impl Port {
     pub fn take(&self) -> (Beat, RunTime) {
         let mut beat = self.beat.lock().unwrap_or_else(PoisonError::into_inner);
         let last = RunTime(self.last.load(Ordering::Acquire));
-        (std::mem::take(&mut *beat), last)
+        // What is true now stays true until the worker says otherwise: a late beat is not good news.
+        let now = beat.now.clone();
+        let taken = std::mem::replace(&mut *beat, Beat { now, ..Beat::default() });
+        (taken, last)
     }
 }
 
@@ -66,7 +69,7 @@ pub struct Shared {
     pub clock: Clock,
     /// The gate.
     pub gate: Arc<Gate>,
-    stage: Mutex<Stage>,
+    stage: Mutex<(Stage, u64)>,
     /// Changes with the stage, so that what was planned for another stage is not sent.
     epoch: AtomicU64,
     share_ppm: AtomicU32,
@@ -82,7 +85,7 @@ impl Shared {
         Arc::new(Self {
             clock,
             gate,
-            stage: Mutex::new(Stage::Waiting),
+            stage: Mutex::new((Stage::Waiting, 0)),
             epoch: AtomicU64::new(0),
             share_ppm: AtomicU32::new(0),
             ports: (0..workers).map(|_| Port::default()).collect(),
@@ -93,8 +96,7 @@ impl Shared {
     /// What is being sent, and its number.
     #[must_use]
     pub fn stage(&self) -> (Stage, u64) {
-        let stage = *self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        (stage, self.epoch.load(Ordering::SeqCst))
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of the stage alone: one load, for every departure.
@@ -105,8 +107,9 @@ impl Shared {
 
     /// Changes the stage.
     pub fn set_stage(&self, stage: Stage) {
-        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let mut now = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = (stage, now.1 + 1);
+        self.epoch.store(now.1, Ordering::SeqCst);
     }
 
     /// The share granted.

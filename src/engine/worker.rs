@@ -113,6 +113,7 @@ pub fn run(
 
 struct Planned {
     epoch: u64,
+    phase: RunPhase,
     due: RunTime,
     departure: Departure,
 }
@@ -156,9 +157,10 @@ impl Worker {
     }
 
     fn take(&mut self, batch: Batch) {
-        let (epoch, start) = (batch.epoch, batch.start);
+        let (epoch, start, phase) = (batch.epoch, batch.start, batch.phase);
         let planned = |departure: Departure| Planned {
             epoch,
+            phase,
             due: RunTime(start.0.saturating_add(departure.due_ns)),
             departure,
         };
@@ -179,26 +181,30 @@ impl Worker {
             self.epoch = epoch;
             self.lanes.clear();
         }
-        let Some((phase, _)) = stage.phase() else {
-            self.queue.retain(|p| p.epoch >= epoch);
-            return;
-        };
+        let sending = stage.phase().is_some();
         while let Some(front) = self.queue.front() {
             let now = self.shared.clock.now();
-            if front.epoch < epoch {
-                self.queue.pop_front();
-                continue;
-            }
-            if front.due > now || front.epoch > epoch {
+            let old = front.epoch < epoch;
+            if !old && (front.due > now || front.epoch > epoch || !sending) {
                 break;
             }
             if let Some(planned) = self.queue.pop_front() {
-                self.one(planned, now, phase);
+                if old { self.gone(planned, now) } else { self.one(planned, now) }
             }
         }
     }
 
-    fn one(&mut self, p: Planned, now: RunTime, phase: RunPhase) {
+    /// What belonged to a stage that is over: it is not sent, and counted if its time had come.
+    fn gone(&mut self, p: Planned, now: RunTime) {
+        if let (DepartureKind::Request(planned), true) = (p.departure.kind, p.due <= now) {
+            let reason =
+                if self.shared.gate.latch().is_set() { ShedReason::Latched } else { ShedReason::TooLate };
+            self.context.book.due(p.due, p.phase, planned).shed(reason);
+        }
+    }
+
+    fn one(&mut self, p: Planned, now: RunTime) {
+        let phase = p.phase;
         let Departure { instance, connection, kind, .. } = p.departure;
         match kind {
             DepartureKind::Open => {
@@ -214,9 +220,14 @@ impl Worker {
             DepartureKind::Close => drop(self.lanes.remove(&(instance, connection))),
             DepartureKind::Request(planned) => {
                 let due = self.context.book.due(p.due, phase, planned);
-                if self.shared.gate.latch().is_set() {
+                let latched = self.shared.gate.latch().is_set();
+                let late = now.since(p.due) > TOO_LATE;
+                if latched || late {
+                    due.lag();
+                }
+                if latched {
                     due.shed(ShedReason::Latched);
-                } else if now.since(p.due) > TOO_LATE {
+                } else if late {
                     due.shed(ShedReason::TooLate);
                 } else if !self.thinner.keeps(instance, now, self.shared.share()) {
                     due.shed(ShedReason::Thinned);

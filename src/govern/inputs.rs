@@ -45,6 +45,10 @@ pub struct Inputs {
     pub sent_1s: u64,
     /// Requests due and not thinned in the last second.
     pub offered_1s: u64,
+    /// Requests due in the last second, those left out by the share among them.
+    pub due_1s: u64,
+    /// Requests due since the start, those left out by the share among them.
+    pub due: u64,
     /// Requests sent since the start.
     pub sent: u64,
     /// Requests due and not thinned since the start.

@@ -66,6 +66,12 @@ impl Bins {
         self.0.iter().map(|n| u64::from(*n)).sum()
     }
 
+    /// The `q` quantile in seconds, upper bin edge.
+    #[must_use]
+    pub fn plain_quantile(&self, q: f64) -> Option<f64> {
+        self.value_at(q, self.count(), None)
+    }
+
     /// Counts in bins above the one that holds `seconds`.
     fn above(&self, seconds: f64) -> u64 {
         let top = |(i, _): &(usize, &u32)| bin_top_s(*i) > seconds;
@@ -181,6 +187,12 @@ impl LocalWindow {
             self.buckets.pop_front();
         }
         self.now = now;
+    }
+
+    /// Forgets what was: after a cut, old failures would cut again and again.
+    pub fn forget(&mut self) {
+        self.buckets.clear();
+        self.stalled = 0;
     }
 
     /// What is true now.

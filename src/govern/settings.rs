@@ -48,6 +48,10 @@ pub struct Settings {
     pub abort_grace: Duration,
     /// Whether there is a lead-in (probe and ramp) before the trace.
     pub lead_in: bool,
+    /// Longest lead-in; one that neither proves the target nor fails is given up.
+    pub lead_in_max: Duration,
+    /// How long the guards are watched after the load: as late as they are, at least.
+    pub aftercare: Duration,
     /// The guards, in the order of the readings.
     pub guards: Vec<GuardSpec>,
 }
@@ -57,6 +61,9 @@ pub const RECOVER_CAP: f64 = 0.8;
 
 /// Share of the planned requests that must have been sent for a step to prove anything.
 pub const ACHIEVED_MIN: f64 = 0.8;
+
+/// Requests below which a share of them is noise.
+pub const SAMPLE_MIN: u64 = 50;
 
 /// Shortest time between two cuts because a guard got worse: one local window, so that a cut is judged
 /// by what came after it.

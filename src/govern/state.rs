@@ -115,6 +115,8 @@ pub enum Cause {
     ProbeUnproven,
     /// The guards were not healthy in time before the start.
     PreflightTimeout,
+    /// The lead-in neither proved the target nor failed within its limit.
+    LeadInTooLong,
     /// Too many back-offs, or two too close.
     TooManyBackOffs,
     /// A cut would fall below the floor.
@@ -175,6 +177,7 @@ impl Terminal {
                 | Cause::GuardFault(_)
                 | Cause::GuardNoData(_)
                 | Cause::ProbeUnproven
+                | Cause::LeadInTooLong
                 | Cause::PreflightTimeout => 7,
             },
         }
@@ -217,8 +220,10 @@ pub struct State {
     pub step_began: RunTime,
     /// No required guard was anything but good since the step began.
     pub step_clean: bool,
-    /// Sent and offered when the step began.
-    pub step_counts: (u64, u64),
+    /// Sent, offered and due when the step began.
+    pub step_counts: (u64, u64, u64),
+    /// When the lead-in began.
+    pub lead_in_began: RunTime,
     /// The trace is under way (absolute schedule): recovery returns to it, not to the ramp.
     pub measuring: bool,
     /// Full share was not reached or not kept.
@@ -263,7 +268,8 @@ impl State {
             entered: RunTime::START,
             step_began: RunTime::START,
             step_clean: true,
-            step_counts: (0, 0),
+            step_counts: (0, 0, 0),
+            lead_in_began: RunTime::START,
             measuring: false,
             capped: settings.share_max < Share::ONE,
             resuming: false,

@@ -76,7 +76,7 @@ impl Change<'_> {
     pub(super) fn begin_step(&mut self) {
         self.state.step_began = self.now();
         self.state.step_clean = true;
-        self.state.step_counts = (self.inputs.sent, self.inputs.offered);
+        self.state.step_counts = (self.inputs.sent, self.inputs.offered, self.inputs.due);
     }
 
     /// Sets the latch and awaits answers.
@@ -101,6 +101,7 @@ pub fn step(settings: &Settings, state: &State, inputs: &Inputs) -> (State, Vec<
         rules::stop,
         rules::guard_abort,
         rules::finish,
+        rules::lead_in_limit,
         rules::no_data,
         rules::back_off,
         rules::hold,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::guard::{Level, Origin};
 use super::inputs::Operator;
-use super::settings::{ACHIEVED_MIN, CUT_SETTLE, RECOVER_CAP};
+use super::settings::{ACHIEVED_MIN, CUT_SETTLE, RECOVER_CAP, SAMPLE_MIN};
 use super::state::{Cause, HeldFrom, Phase, Terminal};
 use super::step::{Change, Effect};
 use crate::limits::{CLOCK_JUMP_ABORT, TICK_LATE_ABORT, WORKER_SILENT_ABORT, WORKER_SILENT_HOLD};
@@ -97,6 +97,16 @@ pub(super) fn finish(c: &mut Change) -> bool {
     over
 }
 
+/// The lead-in has a limit: an endless climb at half the target is load that nobody asked for.
+pub(super) fn lead_in_limit(c: &mut Change) -> bool {
+    let climbing = c.state.phase.is_sending() && !c.state.measuring && c.settings.lead_in;
+    let over = climbing && c.now().since(c.state.lead_in_began) >= c.settings.lead_in_max;
+    if over {
+        c.abort(Cause::LeadInTooLong);
+    }
+    over
+}
+
 /// Rule 4: a required guard has no data. Sending states.
 pub(super) fn no_data(c: &mut Change) -> bool {
     if !c.state.phase.is_sending() {
@@ -153,13 +163,12 @@ pub(super) fn back_off(c: &mut Change) -> bool {
             true
         }
         Phase::BackOff => cut_again(c),
-        Phase::Preflight
-        | Phase::Baseline
-        | Phase::Paused
-        | Phase::Draining
-        | Phase::Aftercare
-        | Phase::Aborting
-        | Phase::Done => false,
+        // Nothing is left to cut, but harm that shows late must not end as a pass.
+        Phase::Draining | Phase::Aftercare => {
+            c.state.capped |= breach.is_some();
+            false
+        }
+        Phase::Preflight | Phase::Baseline | Phase::Paused | Phase::Aborting | Phase::Done => false,
     }
 }
 
@@ -218,11 +227,11 @@ fn cut(c: &mut Change, guard: Option<usize>, entry: bool) {
 
 /// The share that was really sent in the last second: never above the share allowed.
 fn achieved_share(c: &Change) -> Share {
-    let (sent, offered) = (c.inputs.sent_1s, c.inputs.offered_1s);
-    if offered == 0 || sent >= offered {
+    let (sent, due) = (c.inputs.sent_1s, c.inputs.due_1s);
+    if due < SAMPLE_MIN {
         return c.state.share;
     }
-    Share::from_f64(c.state.share.as_f64() * sent as f64 / offered as f64)
+    Share::from_f64(sent as f64 / due as f64).min(c.state.share)
 }
 
 fn note_broken(c: &mut Change) {
@@ -300,7 +309,7 @@ pub(super) fn progress(c: &mut Change) {
         Phase::Draining if c.inputs.in_flight == 0 || in_phase >= c.settings.drain_timeout => {
             c.enter(Phase::Aftercare);
         }
-        Phase::Aftercare => {
+        Phase::Aftercare if in_phase >= c.settings.aftercare => {
             let done = if c.state.capped { Terminal::CompletedCapped } else { Terminal::Completed };
             finish_with(c, done);
         }
@@ -309,7 +318,12 @@ pub(super) fn progress(c: &mut Change) {
             let terminal = c.state.terminal.unwrap_or(Terminal::Aborted(cause));
             finish_with(c, terminal);
         }
-        Phase::Measure | Phase::Draining | Phase::Aborting | Phase::Paused | Phase::Done => {}
+        Phase::Measure
+        | Phase::Draining
+        | Phase::Aftercare
+        | Phase::Aborting
+        | Phase::Paused
+        | Phase::Done => {}
     }
 }
 
@@ -339,6 +353,7 @@ fn leave_baseline(c: &mut Change) {
     } else if c.settings.lead_in {
         c.state.share = c.settings.probe_share.min(c.state.share_cap);
         c.state.sent_anything = true;
+        c.state.lead_in_began = c.now();
         c.effects.push(Effect::StartLeadIn);
         c.enter(Phase::Probe);
     } else {
@@ -358,12 +373,20 @@ fn start_measure(c: &mut Change) {
 fn achieved(c: &Change) -> bool {
     let sent = c.inputs.sent.saturating_sub(c.state.step_counts.0);
     let offered = c.inputs.offered.saturating_sub(c.state.step_counts.1);
-    offered > 0 && sent as f64 >= ACHIEVED_MIN * offered as f64
+    let due = c.inputs.due.saturating_sub(c.state.step_counts.2);
+    // What this share of the plan should have been; with few requests the draw of sessions is noise.
+    let planned = due as f64 * c.state.share.as_f64();
+    let enough = planned < SAMPLE_MIN as f64 || sent as f64 >= ACHIEVED_MIN * planned;
+    offered > 0 && sent as f64 >= ACHIEVED_MIN * offered as f64 && enough
 }
 
 fn probe(c: &mut Change, in_phase: Duration) {
-    // The lag must pass with guards good *after* the first requests could be seen.
-    let seen = in_phase >= c.settings.lag;
+    // Guards must have been good for all of L, and calm: one good reading at its end proves nothing.
+    let calm = c.now() >= c.inputs.quiet_until;
+    if !c.state.step_clean || !calm {
+        c.begin_step();
+    }
+    let seen = c.now().since(c.state.step_began) >= c.settings.lag;
     if seen && all_good(c) && achieved(c) {
         c.enter(Phase::Ramp);
         grow(c, c.settings.step);

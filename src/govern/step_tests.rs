@@ -36,6 +36,8 @@ fn settings() -> Settings {
         drain_timeout: secs(15),
         abort_grace: secs(5),
         lead_in: true,
+        lead_in_max: secs(1_200),
+        aftercare: Duration::ZERO,
         guards: vec![slow, local],
     }
 }
@@ -64,6 +66,8 @@ fn inputs(ms: u64, levels: [Level; 2]) -> Inputs {
         guards: levels.map(view).to_vec(),
         sent_1s: 100,
         offered_1s: 100,
+        due_1s: 100,
+        due: ms,
         sent: ms,
         offered: ms,
         achieved_max: Rate::per_sec(500),
@@ -88,7 +92,8 @@ fn at(phase: Phase, share: f64) -> State {
         cut_at: t,
         sent_anything: phase.is_sending(),
         measuring: phase == Phase::Measure,
-        step_counts: (100_000, 100_000),
+        step_counts: (100_000, 100_000, 100_000),
+        lead_in_began: t,
         ..State::start(&settings())
     }
 }
@@ -207,6 +212,7 @@ fn every_reason_to_stop_works_in_every_phase() {
 fn a_cut_halves_what_was_achieved_and_remembers_what_broke() {
     let mut i = inputs(110_000, [Level::BackOff, Level::Good]);
     i.offered_1s = 1_000;
+    i.due_1s = 1_000;
     i.sent_1s = 600;
     let (state, effects) = step(&settings(), &at(Phase::Measure, 1.0), &i);
     assert_eq!(state.share, Share::from_f64(0.3));
@@ -326,6 +332,7 @@ fn run(s: &Settings, history: &[(Level, Level, u64, u8)]) -> Vec<(Inputs, State,
             sent += sent_1s / 10;
             let mut i = inputs(tick * 100, [*a, *b]);
             (i.sent, i.offered, i.sent_1s) = (sent, tick * 10, *sent_1s);
+            (i.due, i.due_1s) = (tick * 10, 100);
             i.achieved_max = Rate::per_sec(*sent_1s);
             for (g, silent) in no_data.iter_mut().enumerate() {
                 *silent = if i.guards[g].level == Level::NoData { *silent + 100 } else { 0 };

@@ -70,7 +70,6 @@ pub fn judge(t: &Tally) -> Fidelity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::RunTime;
 
     #[test]
     fn verdicts() {
@@ -78,7 +77,8 @@ mod tests {
             let mut t = Tally::default();
             for _ in 0..1_000 {
                 t.due();
-                t.sent(RunTime(0), RunTime::from_millis(lag_ms), true);
+                t.sent();
+                t.send_lag.add(std::time::Duration::from_millis(lag_ms));
             }
             for (reason, n) in shed {
                 (0..*n).for_each(|_| t.due());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::latency::Latency;
+use super::latency::{CoarseLatency, Latency};
 use super::outcome::{Ending, ErrorKind, Outcome, is_expected};
 use crate::govern::gate::ShedReason;
 use crate::units::RunTime;
@@ -155,7 +155,7 @@ pub struct RouteTally {
     /// Not as recorded, errors and time-outs.
     pub bad: u64,
     /// Due to done.
-    pub response: Latency,
+    pub response: CoarseLatency,
 }
 
 /// Everything about one phase.
@@ -190,18 +190,15 @@ impl Tally {
     /// A due request was cut.
     pub fn shed(&mut self, reason: ShedReason) {
         *self.counts.shed.entry(reason).or_default() += 1;
-        if reason == ShedReason::SessionBlocked || reason == ShedReason::Connecting {
+        if matches!(reason, ShedReason::SessionBlocked | ShedReason::Connecting | ShedReason::InFlight) {
             // It would have been slow: percentiles without it are lower bounds.
             self.latency.response.censor();
         }
     }
 
-    /// A request was handed over under a permit at `now`. `own_lag` when nobody else could have delayed it.
-    pub fn sent(&mut self, due: RunTime, now: RunTime, own_lag: bool) {
+    /// A request was handed over under a permit.
+    pub fn sent(&mut self) {
         self.counts.sent += 1;
-        if own_lag {
-            self.send_lag.add(now.since(due));
-        }
     }
 
     /// A connection was opened.
@@ -354,7 +351,7 @@ mod tests {
                 let t = if i % 2 == 0 { &mut a } else { &mut b };
                 t.due();
                 if *ending == 6 { t.shed(ShedReason::Bucket); continue; }
-                t.sent(RunTime(0), RunTime(5), true);
+                t.sent();
                 let ending = [Ending::Answered(200), Ending::Answered(503), Ending::Timeout, Ending::Cancelled,
                               Ending::Error(ErrorKind::Reset), Ending::FailedBeforeWrite][usize::from(*ending)];
                 t.ended(&outcome(ending, *written));

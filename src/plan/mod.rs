@@ -79,6 +79,38 @@ pub struct PlannedRequest {
     pub expected: Option<u16>,
     /// Route, for tallies.
     pub route: u16,
+    /// Rate cap that applies, as its index in the policy.
+    pub cap: Option<usize>,
+}
+
+/// Counts requests per second against the rate caps of routes, in the order in which they are due.
+#[derive(Debug, Clone)]
+pub struct CapCounter {
+    /// Per cap: rate in thousandths, the second counted now, requests in it.
+    slots: Vec<(u64, u64, u64)>,
+}
+
+impl CapCounter {
+    /// A counter for the caps of a policy.
+    #[must_use]
+    pub fn new(routes: &routes::Routes) -> Self {
+        Self { slots: routes.max_rps.iter().map(|(_, rate)| (rate.mrps, 0, 0)).collect() }
+    }
+
+    /// Whether a request due then is above its cap. Counts it.
+    pub fn is_over(&mut self, request: &PlannedRequest, due_ns: u64) -> bool {
+        let Some((mrps, second, used)) = request.cap.and_then(|c| self.slots.get_mut(c)) else {
+            return false;
+        };
+        let now = due_ns / crate::units::NANOS_PER_SEC;
+        if *second != now {
+            (*second, *used) = (now, 0);
+        }
+        *used += 1;
+        // Requests allowed in this second: the growth of floor(rate x t), so 0.5/s is one in two seconds.
+        let until = |s: u64| u128::from(*mrps) * u128::from(s) / 1000;
+        u128::from(*used) > until(now + 1) - until(now)
+    }
 }
 
 /// What is due.

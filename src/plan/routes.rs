@@ -80,6 +80,11 @@ impl Pattern {
         self.method.as_ref().is_none_or(|m| m.as_bytes() == method) && glob(self.glob.as_bytes(), path)
     }
 
+    /// The pattern in lower case, to be held against folded paths.
+    fn folded(&self) -> Self {
+        Self { glob: self.glob.to_ascii_lowercase(), ..self.clone() }
+    }
+
     /// Built-in deny words that this pattern allows literally.
     #[must_use]
     pub fn deny_words(&self) -> Vec<&'static str> {
@@ -117,6 +122,11 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
         }
     }
     reach[text.len()]
+}
+
+/// Whether a path climbs (`/api/../admin`): no pattern can say where it leads.
+fn has_dot_segment(folded: &str) -> bool {
+    folded.split(['/', '\\']).any(|s| s == ".." || s == ".")
 }
 
 /// Whether `word` stands in `path` at segment or word borders.
@@ -164,14 +174,15 @@ impl Routes {
     /// Whether a request may be sent.
     #[must_use]
     pub fn permits(&self, method: &[u8], path: &[u8]) -> bool {
-        if self.deny.iter().any(|p| p.matches(method, path)) {
+        let plain = folded(path);
+        let denied = |p: &Pattern| p.matches(method, path) || p.folded().matches(method, plain.as_bytes());
+        if has_dot_segment(&plain) || self.deny.iter().any(denied) {
             return false;
         }
         let allowed_by = self.allow.iter().filter(|p| p.matches(method, path)).collect::<Vec<_>>();
         if !self.allow.is_empty() && allowed_by.is_empty() {
             return false;
         }
-        let plain = folded(path);
         let denied = DENY_WORDS.into_iter().filter(|w| contains_word(&plain, w));
         denied.into_iter().all(|w| allowed_by.iter().any(|p| p.deny_words().contains(&w)))
     }
@@ -232,5 +243,9 @@ mod tests {
         assert!(named.permits(b"GET", b"/report/export") && !named.permits(b"GET", b"/other"));
         let denied = Routes { deny: vec![pattern("**/report/**")], ..named };
         assert!(!denied.permits(b"GET", b"/report/export"));
+        let internal = Routes { deny: vec![pattern("**/Internal/**")], ..Routes::default() };
+        for path in ["/internal/x", "/%69nternal/x", "/INTERNAL/x", "/api/../x", "/api/%2e%2E/x", "/a/./b"] {
+            assert!(!internal.permits(b"GET", path.as_bytes()), "{path}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
 use super::stream::EventSource;
-use super::{Departure, DepartureKind, Instance, PlannedRequest};
+use super::{CapCounter, Departure, DepartureKind, Instance, PlannedRequest};
 use crate::limits::{STATIONARY_REQUESTS_MAX, STATIONARY_SESSION_MAX};
 use crate::trace::EventKind;
 use crate::units::{NANOS_PER_SEC, Rate};
@@ -30,6 +30,7 @@ pub struct Sample {
     sessions: Vec<Vec<Step>>,
     requests: u64,
     routes: RouteNames,
+    caps: Option<CapCounter>,
 }
 
 impl Sample {
@@ -44,7 +45,7 @@ impl Sample {
         to_ns: u64,
     ) -> anyhow::Result<Self> {
         source.rewind()?;
-        let mut sample = Self::default();
+        let mut sample = Self { caps: Some(CapCounter::new(&screen.routes)), ..Self::default() };
         let mut open: std::collections::BTreeMap<u64, (u64, usize)> = std::collections::BTreeMap::new();
         while let Some(event) = source.next_event()? {
             if event.at.0 >= to_ns || sample.requests >= STATIONARY_REQUESTS_MAX as u64 {
@@ -64,8 +65,12 @@ impl Sample {
                 continue;
             }
             let route = sample.routes.number(&r.shape);
-            let request =
-                Arc::new(PlannedRequest { shape: Arc::clone(&r.shape), expected: r.status.value, route });
+            let request = Arc::new(PlannedRequest {
+                shape: Arc::clone(&r.shape),
+                expected: r.status.value,
+                route,
+                cap: screen.routes.cap(&r.shape.method, r.shape.path()),
+            });
             sample.sessions[index].push(Step { offset_ns, connection: event.connection, request });
             sample.requests += 1;
         }
@@ -101,6 +106,7 @@ pub struct StationaryPlan {
     lead_ns: u64,
     heap: BinaryHeap<Reverse<(u64, u64, usize, usize)>>,
     live: std::collections::BTreeMap<u64, Instance>,
+    caps: Option<CapCounter>,
 }
 
 impl StationaryPlan {
@@ -114,7 +120,8 @@ impl StationaryPlan {
         let interval_ns = mean / rate.rps() * NANOS_PER_SEC as f64;
         let lead_ns = sample.longest_ns();
         let (heap, live) = (BinaryHeap::new(), std::collections::BTreeMap::new());
-        Some(Self { sample, seed, interval_ns, started: 0, lead_ns, heap, live })
+        let caps = sample.caps.clone();
+        Some(Self { sample, seed, interval_ns, started: 0, lead_ns, heap, live, caps })
     }
 
     fn start_of(&self, n: u64) -> u64 {
@@ -157,6 +164,10 @@ impl Iterator for StationaryPlan {
             let after = steps.get(step + 1).map_or(at, |s| self.start_of(n) + s.offset_ns);
             self.heap.push(Reverse((after.max(at), n, session, step + 1)));
             if at < self.lead_ns {
+                continue;
+            }
+            let over = self.caps.as_mut().is_some_and(|c| c.is_over(&request, at - self.lead_ns));
+            if over {
                 continue;
             }
             let kind = DepartureKind::Request(request);

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
-use super::{Departure, DepartureKind, DropReason, Instance, PlannedRequest};
+use super::{CapCounter, Departure, DepartureKind, DropReason, Instance, PlannedRequest};
 use crate::limits::{CLONE_JITTER_MAX, PLAN_AHEAD_MAX};
 use crate::trace::{EventKind, RequestFacts, TraceEvent};
-use crate::units::{NANOS_PER_SEC, Scale, Speed};
+use crate::units::{Scale, Speed};
 
 /// Where trace events come from; can be read again from the start.
 pub trait EventSource {
@@ -143,13 +143,13 @@ pub struct PlanStream<S> {
     final_ns: Option<u64>,
     counts: PlanCounts,
     routes: RouteNames,
-    caps: Vec<(u64, u64)>,
+    caps: CapCounter,
 }
 
 impl<S: EventSource> PlanStream<S> {
     /// A plan over `source`; `duration_ns` is the length of the chosen part of the trace.
     pub fn new(source: S, settings: PlanSettings, duration_ns: u64) -> Self {
-        let caps = vec![(0, 0); settings.screen.routes.max_rps.len()];
+        let caps = CapCounter::new(&settings.screen.routes);
         Self {
             source,
             settings,
@@ -190,7 +190,12 @@ impl<S: EventSource> PlanStream<S> {
             let ready =
                 self.heap.peek().is_some_and(|Reverse(q)| self.final_ns.is_none_or(|f| q.0.due_ns <= f));
             if ready || self.final_ns.is_none() {
-                return Ok(self.heap.pop().map(|Reverse(q)| q.0));
+                let Some(Reverse(Queued(departure, _))) = self.heap.pop() else { return Ok(None) };
+                if self.is_over_cap(&departure) {
+                    *self.counts.dropped.entry(DropReason::RouteCap).or_default() += 1;
+                    continue;
+                }
+                return Ok(Some(departure));
             }
             self.read()?;
             if self.heap.len() > PLAN_AHEAD_MAX {
@@ -199,6 +204,15 @@ impl<S: EventSource> PlanStream<S> {
                 );
             }
         }
+    }
+
+    /// Counts a request as due, or as over the cap of its route. In the order of due times: clones of one
+    /// request lie in different seconds.
+    fn is_over_cap(&mut self, departure: &Departure) -> bool {
+        let DepartureKind::Request(request) = &departure.kind else { return false };
+        let over = self.caps.is_over(request, departure.due_ns);
+        self.counts.due += u64::from(!over);
+        over
     }
 
     fn read(&mut self) -> anyhow::Result<()> {
@@ -258,15 +272,6 @@ impl<S: EventSource> PlanStream<S> {
         for clone in 0..clones {
             let instance = instance(key, clone, self.round);
             let due_ns = self.due(offset + self.settings.jitter(instance, clone, self.duration_ns));
-            if matches!(kind, DepartureKind::Request(_)) {
-                if let EventKind::Request(r) = &event.kind
-                    && self.over_cap(r, due_ns)
-                {
-                    *self.counts.dropped.entry(DropReason::RouteCap).or_default() += 1;
-                    continue;
-                }
-                self.counts.due += 1;
-            }
             let departure = Departure { due_ns, instance, connection: event.connection, kind: kind.clone() };
             self.seq += 1;
             self.heap.push(Reverse(Queued(departure, self.seq)));
@@ -278,30 +283,14 @@ impl<S: EventSource> PlanStream<S> {
             Ok(()) => {
                 let route = self.routes.number(&r.shape);
                 let shape = Arc::clone(&r.shape);
-                Some(Arc::new(PlannedRequest { shape, expected: r.status.value, route }))
+                let cap = self.settings.screen.routes.cap(&r.shape.method, r.shape.path());
+                Some(Arc::new(PlannedRequest { shape, expected: r.status.value, route, cap }))
             }
             Err(reason) => {
                 *self.counts.dropped.entry(reason).or_default() += clones;
                 None
             }
         }
-    }
-
-    /// Whether the route of a request has had its share of the second that `due_ns` lies in.
-    fn over_cap(&mut self, r: &RequestFacts, due_ns: u64) -> bool {
-        let routes = &self.settings.screen.routes;
-        let Some(cap) = routes.cap(&r.shape.method, r.shape.path()) else { return false };
-        let second = due_ns / NANOS_PER_SEC;
-        let mrps = routes.max_rps[cap].1.mrps;
-        // Requests allowed in this second: the growth of floor(rate x t), so 0.5/s is one in two seconds.
-        let until = |s: u64| u128::from(mrps) * u128::from(s) / 1000;
-        let allowed = until(second + 1) - until(second);
-        let (at, used) = &mut self.caps[cap];
-        if *at != second {
-            (*at, *used) = (second, 0);
-        }
-        *used += 1;
-        u128::from(*used) > allowed
     }
 }
 

@@ -371,11 +371,25 @@ fn local(
     fine.then_some(out)
 }
 
+fn file_allows_loopback_only(file: &PolicyFile) -> bool {
+    let entries = file.target.allow.iter().map(|w| w.get_ref().as_str());
+    AllowList::parse(entries).is_ok_and(|list| list.is_loopback_only())
+}
+
 fn governor(r: &mut Reader<'_>, file: &PolicyFile) -> Option<GovernorWords> {
     let t = &file.governor;
     let probe_rate = match t.probe_rate.as_ref().filter(|w| w.get_ref() != "auto") {
         None => Some(None),
         Some(w) => match Rate::parse(w.get_ref()) {
+            Ok(rate) if rate > Rate::per_sec(10) && !file_allows_loopback_only(file) => {
+                r.error(
+                    "G018",
+                    Some(w.span().start),
+                    "governor.probe_rate",
+                    "must be at most 10/s outside this machine",
+                );
+                None
+            }
             Ok(rate) if rate > Rate::ZERO => Some(Some(rate)),
             Ok(_) | Err(_) => {
                 r.error(

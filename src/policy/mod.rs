@@ -180,12 +180,11 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Whether every target that this policy could allow is this machine.
+    /// Whether every target that this policy could allow is this machine. A policy is judged by its
+    /// allow-list, not by the URL it happens to name: `--target` may choose any entry of the list.
     #[must_use]
     pub fn is_loopback_only(&self) -> bool {
-        self.target_url
-            .as_deref()
-            .is_none_or(|url| target::split(url).is_some_and(|(_, host, _)| target::is_loopback_host(&host)))
+        self.allow.is_loopback_only()
     }
 }
 

@@ -9,7 +9,10 @@ use crate::govern::settings::Settings;
 use crate::limits::{ABORT_GRACE, DRAIN_TIMEOUT, IN_FLIGHT_MAX};
 use crate::units::{Rate, Share};
 
-/// Shortest and longest automatic clearing and cool-down.
+/// Shortest limit on the whole lead-in.
+const LEAD_IN_MIN: Duration = Duration::from_secs(600);
+
+/// Shortest automatic clearing and cool-down.
 const CALM_MIN: Duration = Duration::from_secs(30);
 
 /// The local guards that run whether or not the policy names them.
@@ -28,7 +31,8 @@ pub fn local_guards(policy: &Policy) -> Vec<(LocalMetric, GuardSpec)> {
     set.chain(always_on(policy, clear_for)).collect()
 }
 
-/// Lag of the policy: the largest over guards that can hold or back off.
+/// Lag of the policy: the largest over all guards, those that only abort among them: growing faster than
+/// any guard can see would outrun it.
 #[must_use]
 pub fn lag(policy: &Policy) -> Duration {
     let local = LocalMetric::ErrorRatio.spec(
@@ -41,9 +45,7 @@ pub fn lag(policy: &Policy) -> Duration {
         },
         Duration::ZERO,
     );
-    let acts =
-        |g: &&super::QueryGuard| g.spec.thresholds.hold.is_some() || g.spec.thresholds.back_off.is_some();
-    policy.guards.iter().filter(acts).map(|g| g.spec.lag).max().unwrap_or_default().max(local.lag)
+    policy.guards.iter().map(|g| g.spec.lag).max().unwrap_or_default().max(local.lag)
 }
 
 /// How long a guard must be healthy before it is clean.
@@ -56,6 +58,7 @@ pub fn clear_for(policy: &Policy) -> Duration {
 /// so that the cap can bind.
 #[must_use]
 pub fn in_flight_max(policy: &Policy, target: Rate) -> u64 {
+    let target = target.min(policy.rate.max_rps);
     let bind = (target.rps() * policy.rate.request_timeout.as_secs_f64() / 4.0).ceil() as u64;
     policy.rate.max_in_flight.unwrap_or(bind.clamp(16, IN_FLIGHT_MAX))
 }
@@ -81,7 +84,8 @@ pub fn govern(policy: &Policy, peak: Rate, lead_in: LeadIn) -> Settings {
     let step = words.step_ppm.map_or(Share::from_f64(0.1), |ppm| Share::from_f64(f64::from(ppm) / 1e6));
     let steps = (1.0 / step.as_f64().max(0.001)).ceil();
     let step_hold = match lead_in {
-        LeadIn::For(total) => lag.max(total.div_f64(steps + 1.0)),
+        // A flag may make the climb slower than the policy says, never faster.
+        LeadIn::For(total) => lag.max(total.div_f64(steps + 1.0)).max(words.step_hold.unwrap_or(lag)),
         LeadIn::Auto | LeadIn::None => words.step_hold.unwrap_or(lag),
     };
     let mut guards: Vec<GuardSpec> = local_guards(policy).into_iter().map(|(_, s)| s).collect();
@@ -95,7 +99,8 @@ pub fn govern(policy: &Policy, peak: Rate, lead_in: LeadIn) -> Settings {
     Settings {
         target,
         share_max: share_of(policy.rate.max_rps),
-        probe_share: share_of(probe),
+        // Whatever a policy says, the first requests are at most one step.
+        probe_share: share_of(probe).min(step),
         floor: share_of(probe).min(Share::from_f64(0.01)).halved(),
         step,
         step_hold,
@@ -111,6 +116,8 @@ pub fn govern(policy: &Policy, peak: Rate, lead_in: LeadIn) -> Settings {
         drain_timeout: words.drain_timeout.unwrap_or(DRAIN_TIMEOUT),
         abort_grace: ABORT_GRACE,
         lead_in: lead_in != LeadIn::None,
+        lead_in_max: LEAD_IN_MIN.max(step_hold.mul_f64(steps * 4.0) + preflight_max * 2),
+        aftercare: if policy.is_loopback_only() { Duration::ZERO } else { lag },
         guards,
     }
 }

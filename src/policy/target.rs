@@ -103,7 +103,17 @@ impl AllowList {
         !self.networks.is_empty()
     }
 
-    fn lists(&self, host: &str, port: u16) -> bool {
+    /// Whether nothing but this machine is listed.
+    #[must_use]
+    pub fn is_loopback_only(&self) -> bool {
+        let network =
+            |n: &Network| n.addr.is_loopback() && n.prefix >= if n.addr.is_ipv4() { 8 } else { 128 };
+        self.hosts.iter().all(|(h, _)| is_loopback_host(h)) && self.networks.iter().all(network)
+    }
+
+    /// Whether a host and port are listed, by name or by network.
+    #[must_use]
+    pub fn lists(&self, host: &str, port: u16) -> bool {
         let literal = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
         let by_network = literal.is_some_and(|a| self.networks.iter().any(|n| n.contains(a)));
         let by_name = self.hosts.iter().any(|(h, p)| h.eq_ignore_ascii_case(host) && *p == port);
@@ -282,6 +292,21 @@ mod tests {
         assert!(local.permit("10.0.0.1:9".parse().unwrap()).is_err());
         let no_networks = Target::new("http://localhost:80", allow(&["localhost:80"])).unwrap();
         assert!(no_networks.permit("8.8.8.8:80".parse().unwrap()).is_err(), "localhost is never elsewhere");
+    }
+
+    #[test]
+    fn loopback_only_means_every_entry() {
+        let table: [(&[&str], bool); 6] = [
+            (&["127.0.0.0/8", "::1/128", "localhost:80"], true),
+            (&[], true),
+            (&["127.0.0.0/8", "api.example.com:443"], false),
+            (&["0.0.0.0/0"], false),
+            (&["127.0.0.0/7"], false),
+            (&["::/0"], false),
+        ];
+        for (entries, want) in table {
+            assert_eq!(allow(entries).is_loopback_only(), want, "{entries:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::measure::tally::{Counts, Tally};
 use crate::measure::timeline::Row;
 use crate::plan::forecast::Forecast;
 
+/// Share of the due requests that must have been sent for a completed run to pass.
+const SENT_SHARE_MIN: f64 = 0.95;
+
 /// Counts of requests. `due = sent + shed`, `sent = written + failed_before_write`,
 /// `written = ok + unexpected + error + timeout + cancelled`.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
@@ -289,6 +292,9 @@ pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
         Cause::GuardNoData(i) => format!("guard {:?} had no data for too long", guard(i)),
         Cause::ProbeBreach(i) => format!("guard {:?} was breached at the probe rate already", guard(i)),
         Cause::ProbeUnproven => "the probe proved nothing: too few answers or guards without data".to_owned(),
+        Cause::LeadInTooLong => {
+            "the lead-in neither reached the target nor failed within its limit".to_owned()
+        }
         Cause::PreflightTimeout => "the guards were not healthy in time before the start".to_owned(),
         Cause::TooManyBackOffs => "too many back-offs, or two too close together".to_owned(),
         Cause::BelowFloor => "another cut would have fallen below the floor".to_owned(),
@@ -330,7 +336,11 @@ pub fn report(f: &Facts<'_>) -> Report {
     let (main, names) = if measured { (f.measure, f.route_names.1) } else { (f.lead_in, f.route_names.0) };
     let fidelity = crate::measure::fidelity::judge(f.measure);
     let exit_code = match f.terminal {
-        Terminal::Completed if fidelity.verdict == "invalid" => 5,
+        Terminal::Completed
+            if fidelity.verdict == "invalid" || fidelity.sent_share.is_some_and(|s| s < SENT_SHARE_MIN) =>
+        {
+            5
+        }
         terminal => terminal.exit_code(),
     };
     let specs: Vec<&GuardSpec> = f.guards.iter().map(|(s, ..)| *s).collect();
@@ -345,7 +355,7 @@ pub fn report(f: &Facts<'_>) -> Report {
         written: r.written,
         ok: r.ok,
         bad: r.bad,
-        response: LatencyJson::of(&r.response),
+        response: LatencyJson::of(r.response.get()),
     };
     Report {
         state: f.terminal.name().to_owned(),

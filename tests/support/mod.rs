@@ -29,7 +29,11 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    assert!(std::env::var_os("CI").is_none(), "{name} is missing in {}: run tests/servers/setup.sh", dir.display());
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{name} is missing in {}: run tests/servers/setup.sh",
+        dir.display()
+    );
     eprintln!("SKIPPED: {name} is not in {}; run `make servers`", dir.display());
     None
 }
@@ -176,9 +180,7 @@ impl Prometheus {
         let process = Process::start(&program, &args, &dir.join("prometheus.out"));
         wait_for_port(port);
         let me = Self { process, port };
-        wait_until("the first scrape", Duration::from_secs(30), || {
-            me.query("up").contains("\"1\"")
-        });
+        wait_until("the first scrape", Duration::from_secs(30), || me.query("up").contains("\"1\""));
         Some(me)
     }
 
@@ -306,7 +308,8 @@ pub fn trace_of(dir: &Path, capture: &str) -> String {
 
 pub fn report(dir: &Path) -> Value {
     let path = dir.join("report.json");
-    serde_json::from_str(&fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+    serde_json::from_str(&fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .unwrap()
 }
 
 /// Waits for a started program to end and returns its exit code.
@@ -331,7 +334,8 @@ pub fn assert_identities(r: &Value) {
     for c in [c, &r["phases"]["lead_in"], &r["phases"]["measure"]] {
         assert_eq!(n(c, "due"), n(c, "sent") + sum(&c["shed"]), "{c}");
         assert_eq!(n(c, "sent"), n(c, "written") + n(c, "failed_before_write"), "{c}");
-        let ended = n(c, "ok") + sum(&c["unexpected"]) + sum(&c["error"]) + n(c, "timeout") + n(c, "cancelled");
+        let ended =
+            n(c, "ok") + sum(&c["unexpected"]) + sum(&c["error"]) + n(c, "timeout") + n(c, "cancelled");
         assert_eq!(n(c, "written"), ended, "{c}");
     }
     assert!(r["identities"].as_object().unwrap().values().all(|v| v == true), "{}", r["identities"]);

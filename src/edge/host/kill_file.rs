@@ -3,6 +3,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// A kill file that is looked at.
 #[derive(Debug, Clone)]
 pub struct KillFile(PathBuf);
@@ -13,8 +17,7 @@ impl KillFile {
     /// # Errors
     /// When its folder does not exist: then nobody could ever create it in time.
     pub fn new(path: &Path) -> anyhow::Result<Self> {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if !parent.is_dir() {
+        if !folder(path).is_dir() {
             anyhow::bail!("the folder of the kill file {} does not exist; create it", path.display());
         }
         Ok(Self(path.to_owned()))
@@ -25,7 +28,8 @@ impl KillFile {
     pub fn says_stop(&self) -> bool {
         match std::fs::symlink_metadata(&self.0) {
             Ok(_) => true,
-            Err(e) => e.kind() != ErrorKind::NotFound,
+            // Without its folder nobody could create it: that is "cannot be looked at", not "absent".
+            Err(e) => e.kind() != ErrorKind::NotFound || !folder(&self.0).is_dir(),
         }
     }
 }
@@ -45,5 +49,11 @@ mod tests {
         let under_a_file = KillFile(path.join("below"));
         assert!(under_a_file.says_stop(), "cannot be looked at");
         assert!(KillFile::new(&dir.path().join("no/such/STOP")).is_err());
+        let gone = dir.path().join("gone");
+        std::fs::create_dir(&gone).unwrap();
+        let kill = KillFile::new(&gone.join("STOP")).unwrap();
+        assert!(!kill.says_stop());
+        std::fs::remove_dir(&gone).unwrap();
+        assert!(kill.says_stop(), "its folder is gone, so nobody can pull it any more");
     }
 }

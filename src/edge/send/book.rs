@@ -12,8 +12,7 @@ use std::sync::Arc;
 use super::gated::SharedArmed;
 use crate::edge::clock::Clock;
 use crate::govern::gate::ShedReason;
-use crate::govern::local::{LocalBucket, LocalNow};
-use crate::measure::latency::Latency;
+use crate::govern::local::{Bins, LocalBucket, LocalNow};
 use crate::measure::outcome::{Ending, Outcome, RunPhase, is_expected};
 use crate::measure::tally::{ConnectTimes, Tally};
 use crate::plan::PlannedRequest;
@@ -44,7 +43,7 @@ pub struct Beat {
     /// Since the last one.
     pub flow: Flow,
     /// Since the last one.
-    pub lag: Latency,
+    pub lag: Bins,
     /// Now.
     pub now: LocalNow,
     /// The target asked for quiet until then.
@@ -189,6 +188,15 @@ impl Due {
         }
     }
 
+    /// Records how late we are with it. Called once for each request: when it is handed to an idle
+    /// connection, or else when it was dispatched, because what comes after that is not our lateness.
+    pub fn lag(&self) {
+        let late = self.book.clock.now().since(self.due);
+        let mut inner = self.book.inner.borrow_mut();
+        inner.tally(self.phase).send_lag.add(late);
+        inner.beat.lag.add(late.as_nanos() as u64);
+    }
+
     /// It is handed to its connection under a permit.
     pub fn sent(&mut self, armed: SharedArmed, own_lag: bool) {
         let now = self.book.clock.now();
@@ -197,11 +205,11 @@ impl Due {
         let number = inner.next;
         inner.in_flight.insert(number, now);
         inner.beat.flow.sent += 1;
-        inner.tally(self.phase).sent(self.due, now, own_lag);
-        if own_lag {
-            inner.beat.lag.add(now.since(self.due));
-        }
+        inner.tally(self.phase).sent();
         drop(inner);
+        if own_lag {
+            self.lag();
+        }
         self.sent = Some((number, armed));
     }
 
@@ -237,7 +245,8 @@ impl Inner {
     /// Tells the governor's bucket.
     fn note(&mut self, o: &Outcome) {
         let counts = &mut self.beat.bucket.counts;
-        if o.ending == Ending::Cancelled {
+        // What we refused ourselves at the first write says nothing about the target.
+        if matches!(o.ending, Ending::Cancelled | Ending::FailedBeforeWrite) {
             return;
         }
         counts.done += 1;
@@ -257,6 +266,8 @@ impl Inner {
         if let (Some(written), Ending::Answered(_) | Ending::Timeout) = (o.written, o.ending) {
             self.beat.bucket.service.add(o.done.since(written).as_nanos() as u64);
         }
+        // A kept connection that the target closed while it was idle is no failure to answer.
+        let failed = failed && o.written.is_some();
         self.failures_in_a_row = if failed { self.failures_in_a_row + 1 } else { 0 };
         let good = matches!(o.ending, Ending::Answered(s) if is_expected(o.expected, s));
         self.beat.flow.ok += u64::from(good);

@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 use super::dns::Resolver;
 use crate::edge::clock::Clock;
 use crate::govern::gate::ConnectPermit;
+use crate::govern::latch::Latch;
 use crate::measure::tally::ConnectTimes;
 use crate::policy::target::Target;
 
@@ -48,13 +49,15 @@ impl Connector {
     ///
     /// # Errors
     /// When the name, the address, the handshake or the time-out says no.
-    pub async fn open(&self, permit: ConnectPermit) -> anyhow::Result<(Stream, ConnectTimes)> {
+    pub async fn open(&self, permit: ConnectPermit, latch: &Latch) -> anyhow::Result<(Stream, ConnectTimes)> {
         drop(permit);
-        tokio::time::timeout(self.timeout, self.open_inner()).await?
+        tokio::time::timeout(self.timeout, self.open_inner(latch)).await?
     }
 
-    async fn open_inner(&self) -> anyhow::Result<(Stream, ConnectTimes)> {
+    async fn open_inner(&self, latch: &Latch) -> anyhow::Result<(Stream, ConnectTimes)> {
         let (addr, dns) = self.resolver.next(&self.target).await?;
+        // Resolving may have taken a while.
+        anyhow::ensure!(!latch.is_set(), "the run was stopped");
         let start = self.clock.now();
         let tcp = TcpStream::connect(addr.get()).await?;
         tcp.set_nodelay(true)?;

@@ -55,7 +55,8 @@ pub struct LaneContext {
 #[derive(Debug)]
 enum Command {
     Open(RunPhase),
-    Request(Due),
+    /// A request, and whether the lane was connected and idle when it was handed over.
+    Request(Due, bool),
 }
 
 /// The worker's end of a lane. Dropping it lets the lane finish what it holds and close.
@@ -85,20 +86,18 @@ impl Lane {
 
     /// Hands a due request over.
     pub fn request(&self, due: Due) {
-        match self.commands.try_send(Command::Request(due)) {
+        let own_lag = self.idle.replace(false);
+        if !own_lag {
+            due.lag();
+        }
+        match self.commands.try_send(Command::Request(due, own_lag)) {
             Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(Command::Request(due))) => {
-                due.shed(ShedReason::SessionBlocked)
+            Err(mpsc::error::TrySendError::Full(Command::Request(due, _))) => {
+                due.shed(ShedReason::SessionBlocked);
             }
             // A lane that has ended drops what it is given, which sheds it.
             Err(_) => {}
         }
-    }
-
-    /// Whether the lane is connected and has nothing to do.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.idle.get()
     }
 }
 
@@ -124,10 +123,10 @@ struct Task {
 impl Task {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         while let Some(command) = commands.recv().await {
-            let own_lag = self.idle.replace(false);
+            self.idle.set(false);
             match command {
                 Command::Open(phase) => drop(self.connect(phase).await),
-                Command::Request(due) => self.request(due, own_lag).await,
+                Command::Request(due, own_lag) => self.request(due, own_lag).await,
             }
             self.idle.set(self.connection.is_some() && commands.is_empty());
         }
@@ -140,7 +139,7 @@ impl Task {
         self.connection = None;
         let c = Rc::clone(&self.context);
         let permit = c.gate.connect(c.clock.now())?;
-        let opened = c.connector.open(permit).await;
+        let opened = c.connector.open(permit, c.gate.latch()).await;
         let Ok((stream, times)) = opened else {
             c.book.connect_failed(phase);
             return Err(ShedReason::Connecting);
@@ -194,8 +193,8 @@ impl Task {
         match ended {
             Ok(Ok((status, bytes))) => due.ended(Ending::Answered(status), bytes),
             Ok(Err(kind)) => {
-                self.connection = None;
-                due.ended(Ending::Error(kind), 0);
+                let refused = self.connection.take().is_some_and(|c| c.armed.borrow().refused().is_some());
+                due.ended(if refused { Ending::FailedBeforeWrite } else { Ending::Error(kind) }, 0);
             }
             Err(_) => {
                 self.connection = None;
@@ -237,9 +236,10 @@ fn heed(c: &LaneContext, response: &Response<Incoming>) {
         c.gate.latch().set(StopCause::TargetSaidStop);
     }
     if matches!(response.status().as_u16(), 429 | 503)
-        && let Some(seconds) =
-            headers.get("retry-after").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok())
+        && let Some(value) = headers.get("retry-after")
     {
+        // A date, or anything that cannot be read, still asks for quiet.
+        let seconds = value.to_str().ok().and_then(|v| v.trim().parse().ok()).unwrap_or(60);
         let quiet = Duration::from_secs(seconds).min(RETRY_AFTER_MAX);
         c.book.quiet_until(c.clock.now().plus(quiet));
     }

@@ -114,7 +114,7 @@ mod tests {
             credentials: Credentials::default(),
             target_redacted: false,
         };
-        let planned = PlannedRequest { shape: Arc::new(shape), expected: None, route: 0 };
+        let planned = PlannedRequest { shape: Arc::new(shape), expected: None, route: 0, cap: None };
         let marking = Marking {
             authority: "target.example".into(),
             agent_suffix: "replay/0 (run 7)".into(),

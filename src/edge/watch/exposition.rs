@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn one_number_or_no_data() {
         let page = b"# HELP x y\n# TYPE x gauge\nx 3\nx_total{code=\"200\",path=\"a\\\"}b\"} 5 1700000000\n\
-            x_total{code=\"500\"} 7\nbad{a=\"b\" 1\nnan NaN\nmany{i=\"1\"} 1\nmany{i=\"2\"} NaN\n";
+            x_total{code=\"500\"} 7\nbad{a=\"b\" 1\nbroken_number NaN\nmany{i=\"1\"} 1\nmany{i=\"2\"} NaN\n";
         use Reduce::{Max, One, Sum};
         let none = |why| Answer::NoData(why);
         #[rustfmt::skip]
@@ -120,7 +120,7 @@ mod tests {
             ("x_total{code=~\"5..\"}", One, Answer::number(7.0)), ("x_total", One, none(NoData::Multi)),
             ("x_total", Sum, Answer::number(12.0)), ("x_total", Max, Answer::number(7.0)),
             ("x_total{path!=\"\"}", One, Answer::number(5.0)), ("missing", One, none(NoData::Empty)),
-            ("bad", One, none(NoData::BadValue)), ("nan", One, none(NoData::NaN)),
+            ("bad", One, none(NoData::BadValue)), ("broken_number", One, none(NoData::NaN)),
             ("many", Max, none(NoData::NaN)), ("many", Sum, none(NoData::NaN)),
         ];
         for (selector, reduce, want) in table {
