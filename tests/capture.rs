@@ -1,5 +1,6 @@
 //! Captures against independent counts: tshark on our own files, the corpus of real captures, seeded
 //! secrets, and traces cut at random bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 
 mod support;
 

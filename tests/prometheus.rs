@@ -1,4 +1,5 @@
 //! A real Prometheus watching a shop with a knee: breach, blindness, and answers that are no number.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
 
 mod support;

@@ -1,4 +1,5 @@
 //! Replays against real servers and against a sink that remembers: counts, marking, stops, stalls.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
 
 mod support;

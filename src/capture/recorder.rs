@@ -30,7 +30,8 @@ struct Flow {
     early: Vec<(bool, Piece)>,
     client_isn: Option<u32>,
     last_at: WallTime,
-    fins: u8,
+    /// FIN seen from the low and from the high endpoint: copies of one are one.
+    fins: (bool, bool),
     ended: bool,
 }
 
@@ -97,7 +98,7 @@ impl Recorder {
             early: Vec::new(),
             client_isn: None,
             last_at: s.at,
-            fins: 0,
+            fins: (false, false),
             ended: false,
         };
         self.flows.insert(key, flow);
@@ -150,7 +151,7 @@ impl Recorder {
     /// Ends all connections and gives the last events and the ledger.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {
-        // In order of their beginning, so that the same input always gives the same output.
+        // In a fixed order, so that the same input always gives the same output.
         let keys: Vec<Key> = self.flows.keys().copied().collect();
         for key in keys {
             self.close(key, false);
@@ -162,7 +163,7 @@ impl Recorder {
 impl Flow {
     /// Whether this segment belongs to a new connection between the same endpoints.
     fn is_other(&self, s: &Segment<'_>) -> bool {
-        let new_syn = s.syn && s.ack.is_none() && self.client_isn.is_some_and(|isn| isn != s.seq);
+        let new_syn = s.syn && s.ack.is_none() && self.client_isn != Some(s.seq);
         let silence = Duration::from_nanos(s.at.0.saturating_sub(self.last_at.0)) > FLOW_IDLE_MAX;
         new_syn || silence
     }
@@ -191,8 +192,9 @@ impl Flow {
         }
         self.deliver(!from_low, peers, ledger, out);
         self.deliver(from_low, pieces, ledger, out);
-        self.fins += u8::from(s.fin);
-        self.ended = s.rst || self.fins >= 2;
+        let fin = if from_low { &mut self.fins.0 } else { &mut self.fins.1 };
+        *fin |= s.fin;
+        self.ended = s.rst || self.fins == (true, true);
     }
 
     fn deliver(&mut self, from_low: bool, pieces: Vec<Piece>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {

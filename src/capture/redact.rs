@@ -195,48 +195,37 @@ fn drop_userinfo(authority: &[u8]) -> Vec<u8> {
 fn redact_target(target: &[u8]) -> (Vec<u8>, bool) {
     let cut = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
     let (path, query) = target.split_at(cut);
-    let mut redacted = false;
-    let mut out = join(path, b'/', |segment| {
-        let (clean, changed) = redact_segment(segment);
-        redacted |= changed;
-        clean
-    });
+    let (mut out, mut redacted) = map_parts(path, b"/", redact_segment);
     if let Some(query) = query.strip_prefix(b"?") {
+        // `;` parts pairs too, in old forms and in URLs made by hand.
+        let (clean, hit) = map_parts(query, b"&;", redact_pair);
+        redacted |= hit;
         out.push(b'?');
-        out.extend(join(query, b'&', |pair| {
-            let (clean, changed) = redact_pair(pair);
-            redacted |= changed;
-            clean
-        }));
+        out.extend(clean);
     }
     (out, redacted)
 }
 
-fn join(bytes: &[u8], by: u8, mut each: impl FnMut(&[u8]) -> Vec<u8>) -> Vec<u8> {
-    let parts: Vec<Vec<u8>> = bytes.split(|b| *b == by).map(&mut each).collect();
-    parts.join(&by)
+/// Applies `each` to the parts between separators, which stay as they are.
+fn map_parts(bytes: &[u8], separators: &[u8], each: impl Fn(&[u8]) -> (Vec<u8>, bool)) -> (Vec<u8>, bool) {
+    let (mut out, mut redacted, mut from) = (Vec::with_capacity(bytes.len()), false, 0);
+    loop {
+        let len = bytes[from..].iter().position(|b| separators.contains(b)).unwrap_or(bytes.len() - from);
+        let (clean, hit) = each(&bytes[from..from + len]);
+        out.extend(clean);
+        redacted |= hit;
+        from += len;
+        match bytes.get(from) {
+            Some(separator) => out.push(*separator),
+            None => return (out, redacted),
+        }
+        from += 1;
+    }
 }
 
+/// A path segment with its matrix parameters (`/cart;v=1;jsessionid=1A2B`).
 fn redact_segment(segment: &[u8]) -> (Vec<u8>, bool) {
-    // Matrix parameters: /cart;jsessionid=1A2B
-    let (name, params) = match segment.iter().position(|b| *b == b';') {
-        Some(i) => (&segment[..i], &segment[i..]),
-        None => (segment, &b""[..]),
-    };
-    let mut changed = false;
-    let mut out = if looks_secret(name) {
-        changed = true;
-        MARK.to_vec()
-    } else {
-        name.to_vec()
-    };
-    if !params.is_empty() {
-        let (clean, hit) = redact_pair(&params[1..]);
-        changed |= hit;
-        out.push(b';');
-        out.extend(clean);
-    }
-    (out, changed)
+    map_parts(segment, b";", redact_pair)
 }
 
 fn redact_pair(pair: &[u8]) -> (Vec<u8>, bool) {
@@ -245,15 +234,22 @@ fn redact_pair(pair: &[u8]) -> (Vec<u8>, bool) {
     };
     let (key, value) = (&pair[..eq], &pair[eq + 1..]);
     let plain = percent_decode(key);
-    let base = plain.split(|b| *b == b'[').next().unwrap_or(&plain);
-    let secret = !value.is_empty() && (is_one_of(base, &SENSITIVE_KEYS) || looks_secret(value));
-    if !secret {
+    // `form[user][password]` and `user.password`: every part of the key counts.
+    let named = plain.split(|b| b"[].".contains(b)).any(|part| is_one_of(part, &SENSITIVE_KEYS));
+    if value.is_empty() || !(named || looks_secret(value) || has_secret_inside(value)) {
         return (pair.to_vec(), false);
     }
     ([key, b"=", MARK].concat(), true)
 }
 
-/// E-mail addresses, JSON web tokens, card-like digit runs and nested URLs with a query.
+/// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be redacted.
+fn has_secret_inside(value: &[u8]) -> bool {
+    let text = percent_decode(value);
+    let nested = text.iter().any(|b| b"?&;".contains(b)) && text.contains(&b'=');
+    nested && map_parts(&text, b"?&;#", redact_pair).1
+}
+
+/// E-mail addresses, JSON web tokens, card numbers, and long random-looking words (reset links, keys).
 fn looks_secret(raw: &[u8]) -> bool {
     let text = percent_decode(raw);
     let jwt = text.starts_with(b"eyJ") && text.iter().filter(|b| **b == b'.').count() == 2;
@@ -261,7 +257,26 @@ fn looks_secret(raw: &[u8]) -> bool {
     let card = (13..=19).contains(&digits)
         && text.iter().all(|b| b.is_ascii_digit() || b" -".contains(b))
         && luhn(&text);
-    jwt || card || looks_like_mail(&text)
+    jwt || card || looks_like_mail(&text) || looks_random(&text)
+}
+
+/// At least 20 characters of hexadecimal, or of mixed letters and digits without a word's look: tokens in
+/// reset links, invitations and keys. Version hashes of assets are caught too, on the safe side: such a
+/// request is dropped, never forged.
+fn looks_random(text: &[u8]) -> bool {
+    let (mut digits, mut upper, mut lower) = (0usize, 0usize, 0usize);
+    for byte in text {
+        match byte {
+            b'0'..=b'9' => digits += 1,
+            b'A'..=b'Z' => upper += 1,
+            b'a'..=b'z' => lower += 1,
+            b'-' | b'_' => {}
+            _ => return false,
+        }
+    }
+    let hex = text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-') && digits > 0 && upper + lower > 0;
+    let mixed = digits >= 3 && upper >= 3 && lower >= 3;
+    text.len() >= 20 && (hex || mixed)
 }
 
 fn looks_like_mail(text: &[u8]) -> bool {
@@ -315,6 +330,11 @@ mod tests {
             format!("GET /a?user%5Fid={s} HTTP/1.1\nHost: h"),
             format!("GET /a?user[password]={s} HTTP/1.1\nHost: h"),
             format!("GET /cart;jsessionid={s} HTTP/1.1\nHost: h"),
+            format!("GET /cart;v=1;jsessionid={s} HTTP/1.1\nHost: h"),
+            format!("GET /a?a=1;token={s} HTTP/1.1\nHost: h"),
+            format!("GET /a?form[user][password]={s} HTTP/1.1\nHost: h"),
+            format!("GET /a?next=%2Fr%3Fx%3D1%26token%3D{s} HTTP/1.1\nHost: h"),
+            format!("GET /reset/0123456789abcdef0123-{s} HTTP/1.1\nHost: h").replace(s, "seededsecret0A1B2C"),
             format!("GET /u/{s}@example.com/x HTTP/1.1\nHost: h"),
             format!("GET /u/{s}%40example.com HTTP/1.1\nHost: h"),
             format!("GET /t/eyJ{s}.b.c HTTP/1.1\nHost: h"),

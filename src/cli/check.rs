@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use crate::edge::clock::Clock;
 use crate::edge::watch::poll::{Board, PollContext, ask};
 use crate::engine::prepare::load_policy;
-use crate::govern::reading::{Answer, Reading};
+use crate::govern::reading::{Answer, NoData, Reading};
 use crate::policy::settings::{LeadIn, govern, lag, time_to_full};
-use crate::policy::{GuardQuery, Policy};
-use crate::units::{RunTime, show_duration};
+use crate::policy::{GuardQuery, Policy, QueryGuard};
+use crate::units::show_duration;
 
 /// Check a policy without sending any traffic.
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ impl CheckArgs {
 
 fn explain(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
     let settings = govern(policy, policy.rate.max_rps, LeadIn::Auto);
-    writeln!(out, "L = {} (largest lag of a guard that can hold or back off)", show_duration(lag(policy)))?;
+    writeln!(out, "L = {} (largest lag of any guard)", show_duration(lag(policy)))?;
     for guard in &settings.guards {
         let at_risk = policy.rate.max_rps.rps() * guard.lag.as_secs_f64();
         writeln!(
@@ -81,6 +81,20 @@ fn explain(out: &mut impl Write, policy: &Policy) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// One answer; a growth per second needs two looks.
+async fn once(context: &PollContext, guard: &QueryGuard) -> Answer {
+    let (mut before, mut answer) = (None, Answer::NoData(NoData::NotYet));
+    for _ in 0..2 {
+        let asked = ask(context, guard, &mut before, context.clock.now());
+        answer = tokio::time::timeout(guard.timeout, asked).await.unwrap_or(Answer::NoData(NoData::Timeout));
+        if answer != Answer::NoData(NoData::NotYet) {
+            break;
+        }
+        tokio::time::sleep(guard.poll).await;
+    }
+    answer
+}
+
 /// Asks each guard once and says what it would mean.
 fn ask_all(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
     let https = |u: &str| u.starts_with("https:");
@@ -95,11 +109,7 @@ fn ask_all(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut healthy = true;
     for guard in &policy.guards {
-        let asked = async {
-            tokio::time::timeout(guard.timeout, ask(&context, guard, &mut None, RunTime::START)).await
-        };
-        let answer =
-            runtime.block_on(asked).unwrap_or(Answer::NoData(crate::govern::reading::NoData::Timeout));
+        let answer = runtime.block_on(once(&context, guard));
         let reading = guard.spec.read(answer);
         let fine = matches!(reading, Reading::Good(_) | Reading::Neutral);
         healthy &= fine || !guard.spec.required;

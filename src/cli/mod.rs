@@ -8,6 +8,7 @@ mod check;
 mod demo;
 mod progress;
 mod run;
+mod shop;
 mod trace;
 
 use std::io::Write;
@@ -47,6 +48,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Watch the governor at work against a built-in shop on this machine; needs nothing else.
     Demo(demo::DemoArgs),
+    /// Open the demo's shop on this machine, to try things against.
+    Shop(shop::ShopArgs),
     /// Print the JSON Schema of report.json.
     #[command(hide = true)]
     Schema,
@@ -69,7 +72,11 @@ pub fn main() -> ExitCode {
         Some(Command::Trace(command)) => command.run(&mut out),
         Some(Command::Run(args)) => args.run(&mut out),
         Some(Command::Check(args)) => args.run(&mut out),
-        Some(Command::Demo(args)) => args.run(&mut out),
+        Some(Command::Demo(args)) => args.run(&mut out).or_else(|error| {
+            drop(writeln!(std::io::stderr(), "replay: the demo failed: {error:#}"));
+            Ok(FAULT)
+        }),
+        Some(Command::Shop(args)) => args.run(&mut out),
         Some(Command::Schema) => {
             writeln!(out, "{:#}", crate::report::json::schema()).map(|()| OK).map_err(Into::into)
         }

@@ -65,7 +65,7 @@ pub(super) struct RunArgs {
     /// Name the target's host again, to confirm a run outside this machine.
     #[arg(long, value_name = "HOST")]
     confirm: Option<String>,
-    /// Folder for the report; default runs/<run id>.
+    /// Folder for the report; by default a folder named after the run, below runs/.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// No banner and no live line.

@@ -59,6 +59,14 @@ impl Shop {
     /// # Errors
     /// When no port or thread is to be had.
     pub fn open(settings: ShopSettings) -> anyhow::Result<Self> {
+        Self::open_at(settings, 0)
+    }
+
+    /// Opens a shop on this loopback port.
+    ///
+    /// # Errors
+    /// When the port or a thread is not to be had.
+    pub fn open_at(settings: ShopSettings, port: u16) -> anyhow::Result<Self> {
         let state = Arc::new(State {
             settings,
             permits: Semaphore::new(settings.workers),
@@ -66,7 +74,7 @@ impl Shop {
             served: AtomicU64::new(0),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)))?;
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port)))?;
         let addr = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let inside = Arc::clone(&state);

@@ -8,7 +8,7 @@ use crate::units::WallTime;
 /// A run id: start in UTC and a short hash, such as `20261122T030000Z-3f2a91`.
 #[must_use]
 pub fn run_id(start: WallTime, salt: u64) -> String {
-    let text: String = start.rfc3339().chars().take(19).filter(|c| c.is_ascii_alphanumeric()).collect();
+    let text: String = start.rfc3339().chars().take(19).filter(char::is_ascii_alphanumeric).collect();
     format!("{text}Z-{:06x}", crate::capture::mix64(start.0 ^ salt) & 0xff_ffff)
 }
 

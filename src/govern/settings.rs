@@ -40,7 +40,7 @@ pub struct Settings {
     pub backoff_window: Duration,
     /// A required guard without data for this long ends the run.
     pub no_data_abort: Duration,
-    /// Largest lag of any guard that can back off.
+    /// Largest lag of any guard.
     pub lag: Duration,
     /// Time for requests in flight after the last departure.
     pub drain_timeout: Duration,

@@ -200,6 +200,8 @@ fn cut(c: &mut Change, guard: Option<usize>, entry: bool) {
     let achieved = achieved_share(c);
     let to = achieved.halved();
     note_broken(c);
+    // What broke bounds the grant too, so the floor must hold for the smaller of both.
+    let to = to.min(c.state.share_cap);
     c.state.cuts = c.state.cuts.saturating_add(1);
     c.state.cut_at = c.now();
     c.state.cut_values = c.inputs.guards.iter().map(|v| v.reading.value()).collect();
@@ -236,6 +238,9 @@ fn achieved_share(c: &Change) -> Share {
 
 fn note_broken(c: &mut Change) {
     let now = c.inputs.achieved_max;
+    if now == Rate::ZERO {
+        return; // nothing was sent, so no rate broke
+    }
     let broken = c.state.broken.map_or(now, |b| b.min(now));
     c.state.broken = Some(broken);
     c.state.share_cap = c.state.share_cap.min(recover_cap(broken, c.settings.target));

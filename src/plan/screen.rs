@@ -66,7 +66,9 @@ impl Screen {
 /// and bodies, which a trace of this version does not hold.
 fn unreplayable(shape: &RequestShape, body_len: Fact<u64>) -> bool {
     let upgrade = shape.header("upgrade").is_some();
-    let has_body = body_len.value.is_some_and(|n| n > 0);
+    // A log does not tell bodies: what usually has one is not sent without.
+    let bodyless = [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&shape.method.as_slice());
+    let has_body = body_len.value.map_or(!bodyless, |n| n > 0);
     let path = shape.target.starts_with(b"/") || shape.target == b"*";
     let clean = shape.target.iter().all(|b| *b > b' ' && *b != 0x7f);
     let method = shape.method == b"CONNECT" || shape.method == b"TRACE";

@@ -101,7 +101,7 @@ fn capacity(r: &mut Reader<'_>, policy: &Policy) {
     }
 }
 
-/// G012, G021, G027, G029 as far as this version enforces their keys.
+/// G012, G027, G029 as far as this version enforces their keys.
 fn production(r: &mut Reader<'_>, policy: &Policy) {
     let mut need = |id, key: &str, why: &str| r.error(id, None, key, why);
     let queries = policy.guards.iter().filter(|g| g.spec.origin == Origin::Prometheus && g.spec.required);

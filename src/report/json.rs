@@ -302,6 +302,18 @@ pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
     }
 }
 
+/// Why a run that came to its end did not pass.
+fn shortfall(terminal: Terminal, exit_code: u8, fidelity: &Fidelity) -> Option<String> {
+    match terminal {
+        Terminal::CompletedCapped => Some("full scale was not reached, or not kept, or allowed".to_owned()),
+        Terminal::Completed if exit_code != 0 => {
+            let why = fidelity.reasons.first().cloned().unwrap_or_default();
+            Some(format!("the result is not to be trusted: {why}"))
+        }
+        Terminal::Completed | Terminal::Stopped(_) | Terminal::Aborted(_) | Terminal::Refused(_) => None,
+    }
+}
+
 fn guard_json((spec, worst, view): &(&GuardSpec, Option<f64>, Option<View>)) -> GuardJson {
     let word = |v: &dyn Fn() -> Option<String>| v().unwrap_or_else(|| "none".to_owned());
     let level = || {
@@ -359,7 +371,11 @@ pub fn report(f: &Facts<'_>) -> Report {
     };
     Report {
         state: f.terminal.name().to_owned(),
-        cause: f.terminal.cause().map(|c| cause_words(c, &specs)),
+        cause: f
+            .terminal
+            .cause()
+            .map(|c| cause_words(c, &specs))
+            .or_else(|| shortfall(f.terminal, exit_code, &fidelity)),
         exit_code,
         run: f.run.clone(),
         counts,

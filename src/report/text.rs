@@ -64,10 +64,9 @@ fn identities(out: &mut String, r: &Report) -> std::fmt::Result {
     writeln!(out, "\nrequests")?;
     writeln!(
         out,
-        "  planned   {} = {} recorded x {} - {} dropped{}",
+        "  planned   {} = {} recorded x scale - {} dropped{}",
         r.coverage.planned,
         c.recorded,
-        "scale",
         sum(&c.dropped),
         parts(&c.dropped)
     )?;

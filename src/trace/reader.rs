@@ -15,6 +15,7 @@ use super::meta::{Source, TraceMeta};
 use crate::units::WallTime;
 
 /// How a trace ended.
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
     /// With its index and ledger.
@@ -132,6 +133,10 @@ impl<R: Read> TraceReader<R> {
                 }
             }
             Section::Whole { kind: Kind::End, raw, len } => match decode::<EndRecord>(&raw) {
+                Ok(record) if record.index.len() as u64 != self.blocks => {
+                    let why = format!("{} blocks are listed, {} are there", record.index.len(), self.blocks);
+                    cut(self.offset, self.blocks, why)
+                }
                 Ok(record) => {
                     self.offset += len;
                     let mut ledger = Ledger::default();

@@ -147,6 +147,19 @@ fn several_blocks_are_read_one_by_one() {
     assert!(matches!(end, End::Cut { blocks: 3, .. }), "{end:?}");
 }
 
+/// A block taken out of the middle leaves valid sections behind; the index knows better.
+#[test]
+fn a_missing_block_is_noticed() {
+    let session = SessionRef { key: 1, ordinal: 0 };
+    let kind = EventKind::Open(ConnectionEvent { arrival: Provenance::Recorded });
+    let event = |i: u64| TraceEvent { at: TraceTime(i), session, connection: 0, kind: kind.clone() };
+    let bytes = write(&(0..20_000).map(event).collect::<Vec<_>>());
+    let first = bytes.windows(4).position(|w| w == [b'B', 0, 0, 0]).unwrap();
+    let stored = u32::from_le_bytes(bytes[first + 4..first + 8].try_into().unwrap()) as usize;
+    let without = [&bytes[..first], &bytes[first + 16 + stored..]].concat();
+    assert!(matches!(read(&without).1, End::Cut { blocks: 2, .. }));
+}
+
 #[test]
 fn time_never_goes_back() {
     let mut writer = TraceWriter::new(Vec::new(), &meta()).unwrap();

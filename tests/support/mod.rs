@@ -2,7 +2,7 @@
 //!
 //! Every process started here is ended by its own id when its handle is dropped. Waiting is for an
 //! observable condition with a deadline, never for a fixed time.
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test binary uses a part")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
 
 use std::fs;

@@ -73,7 +73,13 @@ impl Lane {
     pub fn start(context: Rc<LaneContext>) -> Self {
         let (commands, receiver) = mpsc::channel(LANE_QUEUE_MAX);
         let idle = Rc::new(Cell::new(false));
-        let task = Task { context, connection: None, idle: Rc::clone(&idle), opened_before: false };
+        let task = Task {
+            context,
+            connection: None,
+            idle: Rc::clone(&idle),
+            opened_before: false,
+            connections_opened: 0,
+        };
         tokio::task::spawn_local(task.run(receiver));
         Self { commands, idle }
     }
@@ -118,6 +124,7 @@ struct Task {
     connection: Option<Connection>,
     idle: Rc<Cell<bool>>,
     opened_before: bool,
+    connections_opened: u64,
 }
 
 impl Task {
@@ -153,12 +160,14 @@ impl Task {
         };
         c.book.connected(phase, times, self.opened_before);
         self.opened_before = true;
+        self.connections_opened += 1;
         let driver = tokio::task::spawn_local(async move { drop(driver.await) }).abort_handle();
         self.connection = Some(Connection { sender, armed, driver });
         Ok(())
     }
 
     async fn request(&mut self, due: Due, own_lag: bool) {
+        let connections = self.connections_opened;
         let c = Rc::clone(&self.context);
         let limit = due.due.plus(c.session_blocked_max);
         if c.clock.now() > limit {
@@ -182,7 +191,8 @@ impl Task {
         };
         let mut due = due;
         connection.armed.borrow_mut().arm(permit);
-        due.sent(Rc::clone(&connection.armed), own_lag);
+        // A connection that had to be opened again took the target's time, not ours.
+        due.sent(Rc::clone(&connection.armed), own_lag && connections == self.connections_opened);
         let answer = async {
             let response = connection.sender.send_request(request).await.map_err(|e| kind_of(&e))?;
             heed(&c, &response);
