@@ -11,9 +11,11 @@ use crate::capture::order::Orderer;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact;
 use crate::edge::intake::open::{Input, Kind, open};
-use crate::edge::intake::{capture_file, log_file, trace_file};
+use crate::edge::intake::trace_file::{self, NewTrace};
+use crate::edge::intake::{capture_file, log_file};
 use crate::trace::writer::Written;
 use crate::trace::{Item, Ledger, Source, TraceMeta};
+use crate::units::WallTime;
 
 /// Bad lines of a log that are named one by one; the rest is only counted.
 const BAD_LINES_SHOWN: u64 = 5;
@@ -38,13 +40,16 @@ pub(super) struct CaptureArgs {
     json: bool,
 }
 
+/// A capture under way: events go to the trace as soon as their place in time is certain.
 struct Session {
     frames: Recorder,
     log: LogRecorder,
     order: Orderer,
-    sources: Vec<Source>,
-    used_log: bool,
-    used_frames: bool,
+    /// Counts made while ordering.
+    ledger: Ledger,
+    meta: TraceMeta,
+    path: PathBuf,
+    trace: Option<NewTrace>,
 }
 
 impl CaptureArgs {
@@ -74,66 +79,89 @@ pub(crate) fn capture(
     format: &str,
     seed: u64,
 ) -> anyhow::Result<(PathBuf, Ledger, Written)> {
+    // All are opened first: one that cannot be read must not cost the work on the others.
+    let mut opened = Vec::with_capacity(inputs.len());
+    for path in inputs {
+        let input = open(path)?;
+        let kind = kind_of(&input, format).with_context(|| format!("cannot capture {}", path.display()))?;
+        opened.push((path, kind, input));
+    }
+    let sources = opened.iter().map(|(_, kind, input)| source(*kind, input)).collect();
+    let from_log = opened.iter().any(|(_, kind, _)| *kind == Kind::Text);
+    let meta = TraceMeta {
+        started_at: WallTime::default(),
+        sources,
+        redaction: redact::RULES.to_owned(),
+        resolution_ns: if from_log { 1_000_000_000 } else { 1_000 },
+        spread_seed: from_log.then_some(seed),
+        made_by: concat!("replay ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
     let mut session = Session {
         frames: Recorder::default(),
         log: LogRecorder::new(seed),
         order: Orderer::default(),
-        sources: Vec::new(),
-        used_log: false,
-        used_frames: false,
+        ledger: Ledger::default(),
+        meta,
+        path: output.to_owned(),
+        trace: None,
     };
     let mut progress = Progress::start();
-    for path in inputs {
-        let input = open(path)?;
-        session
-            .read(input, format, &mut progress)
-            .with_context(|| format!("cannot capture {}", path.display()))?;
+    for (path, kind, input) in opened {
+        let read = session.read(kind, input, &mut progress);
+        read.with_context(|| format!("cannot capture {}", path.display()))?;
     }
     progress.done();
-    session.write(output, seed)
+    let (ledger, written) = session.finish()?;
+    Ok((output.to_owned(), ledger, written))
+}
+
+fn kind_of(input: &Input, format: &str) -> anyhow::Result<Kind> {
+    match (format, input.kind) {
+        (_, Kind::Empty) => bail!("the input is empty"),
+        (_, Kind::Trace) => bail!("this is a trace already; look at it with `replay trace info`"),
+        ("auto", Kind::Other) => bail!(
+            "not a format this version reads; it reads pcap, pcapng and common or combined access logs, plain, gzip'd or zstd'd"
+        ),
+        ("auto", kind) | ("pcap", kind @ (Kind::Pcap | Kind::Pcapng)) => Ok(kind),
+        ("pcap", _) => bail!("--format pcap, but the file begins with neither a pcap nor a pcapng header"),
+        (_, Kind::Pcap | Kind::Pcapng) => bail!("--format access-log, but this is a packet capture"),
+        (_, Kind::Text | Kind::Other) => Ok(Kind::Text),
+    }
+}
+
+fn source(kind: Kind, input: &Input) -> Source {
+    let format = match kind {
+        Kind::Pcap => "pcap",
+        Kind::Pcapng => "pcapng",
+        Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => "access-log/combined",
+    };
+    Source { name: input.name.clone(), format: format.to_owned() }
 }
 
 impl Session {
-    fn read(&mut self, input: Input, format: &str, progress: &mut Progress) -> anyhow::Result<()> {
-        let name = input.name.clone();
-        let kind = match (format, input.kind) {
-            ("auto", kind) => kind,
-            ("pcap", kind @ (Kind::Pcap | Kind::Pcapng)) => kind,
-            ("pcap", _) => {
-                bail!("--format pcap, but the file begins with neither a pcap nor a pcapng header")
-            }
-            (_, Kind::Pcap | Kind::Pcapng) => bail!("--format access-log, but this is a packet capture"),
-            _ => Kind::Text,
-        };
-        let format = match kind {
-            Kind::Pcap | Kind::Pcapng => {
-                self.used_frames = true;
-                self.read_frames(input, progress)?;
-                if kind == Kind::Pcap { "pcap" } else { "pcapng" }
-            }
-            Kind::Text => {
-                self.used_log = true;
-                self.read_log(input, progress)?;
-                "access-log/combined"
-            }
-            Kind::Empty => bail!("the input is empty"),
-            Kind::Trace => bail!("this is a trace already; look at it with `replay trace info`"),
-            Kind::Other => bail!(
-                "not a format this version reads; it reads pcap, pcapng and common or combined access logs, plain, gzip'd or zstd'd"
-            ),
-        };
-        self.sources.push(Source { name, format: format.to_owned() });
-        Ok(())
+    fn read(&mut self, kind: Kind, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
+        match kind {
+            Kind::Pcap | Kind::Pcapng => self.read_frames(input, progress),
+            Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => self.read_log(input, progress),
+        }
     }
 
     fn read_frames(&mut self, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
-        let (order, name) = (&mut self.order, &input.name);
-        let end = capture_file::read(input.bytes, &mut self.frames, |recorder| {
-            recorder.take_events().into_iter().for_each(|e| order.push(e));
+        let (name, mut failed) = (input.name.clone(), None);
+        let mut frames = std::mem::take(&mut self.frames);
+        let end = capture_file::read(input.bytes, &mut frames, |recorder| {
+            recorder.take_events().into_iter().for_each(|e| self.order.push(e));
+            if failed.is_none() {
+                failed = self.drain(false).err();
+            }
             progress
                 .tick(|| format!("{name}: {} frames", recorder.ledger_mut().get(Item::Frames).unwrap_or(0)));
-        })?;
-        if let Some(why) = end.stopped {
+        });
+        self.frames = frames;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if let Some(why) = end?.stopped {
             writeln!(std::io::stderr(), "replay: warning: {name}: {why}; what comes before was used")?;
         }
         Ok(())
@@ -141,21 +169,17 @@ impl Session {
 
     fn read_log(&mut self, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
         let (mut bad, name) = (0u64, &input.name);
-        log_file::read(
-            input.bytes,
-            &mut self.log,
-            |line| {
-                bad += 1;
-                if bad <= BAD_LINES_SHOWN {
-                    let (number, offset, error) = (line.line, line.offset, line.error);
-                    drop(writeln!(
-                        std::io::stderr(),
-                        "replay: warning: {name}:{number} (byte {offset}): {error}; line not used"
-                    ));
-                }
-            },
-            |lines| progress.tick(|| format!("{name}: {lines} lines")),
-        )?;
+        let mut say = |line: log_file::BadLine| {
+            bad += 1;
+            if bad <= BAD_LINES_SHOWN {
+                let (number, offset, error) = (line.line, line.offset, line.error);
+                let place = format!("{name}:{number} (byte {offset})");
+                drop(writeln!(std::io::stderr(), "replay: warning: {place}: {error}; line not used"));
+            }
+        };
+        log_file::read(input.bytes, &mut self.log, &mut say, |lines| {
+            progress.tick(|| format!("{name}: {lines} lines"));
+        })?;
         if bad > BAD_LINES_SHOWN {
             let more = bad - BAD_LINES_SHOWN;
             writeln!(
@@ -166,29 +190,35 @@ impl Session {
         Ok(())
     }
 
-    fn write(self, output: &Path, seed: u64) -> anyhow::Result<(PathBuf, Ledger, Written)> {
-        let (resolution_ns, spread_seed) =
-            if self.used_log { (1_000_000_000, Some(seed)) } else { (1_000, None) };
-        let mut order = self.order;
-        let (events, mut ledger) = self.frames.finish();
-        events.into_iter().for_each(|e| order.push(e));
-        let (events, log_ledger) = self.log.finish();
-        events.into_iter().for_each(|e| order.push(e));
-        ledger.merge(&log_ledger);
-        let meta = TraceMeta {
-            started_at: order.start().unwrap_or_default(),
-            sources: self.sources,
-            redaction: redact::RULES.to_owned(),
-            resolution_ns,
-            spread_seed,
-            made_by: concat!("replay ", env!("CARGO_PKG_VERSION")).to_owned(),
-        };
-        let mut trace = trace_file::create(output, &meta)?;
-        while let Some(event) = order.pop(true, &mut ledger) {
+    /// Writes the events whose place is certain; all of them at the end.
+    fn drain(&mut self, all: bool) -> anyhow::Result<()> {
+        while let Some(event) = self.order.pop(all, &mut self.ledger) {
+            let trace = match &mut self.trace {
+                Some(trace) => trace,
+                None => {
+                    self.meta.started_at = self.order.start().unwrap_or_default();
+                    self.trace.insert(trace_file::create(&self.path, &self.meta)?)
+                }
+            };
             trace.push(&event)?;
         }
-        let written = trace.finish(&ledger)?;
-        Ok((output.to_owned(), ledger, written))
+        Ok(())
+    }
+
+    fn finish(mut self) -> anyhow::Result<(Ledger, Written)> {
+        let (events, frames) = std::mem::take(&mut self.frames).finish();
+        events.into_iter().for_each(|e| self.order.push(e));
+        let (events, log) = std::mem::replace(&mut self.log, LogRecorder::new(0)).finish();
+        events.into_iter().for_each(|e| self.order.push(e));
+        self.drain(true)?;
+        self.ledger.merge(&frames);
+        self.ledger.merge(&log);
+        let trace = match self.trace {
+            Some(trace) => trace,
+            None => trace_file::create(&self.path, &self.meta)?,
+        };
+        let written = trace.finish(&self.ledger)?;
+        Ok((self.ledger, written))
     }
 }
 

@@ -12,7 +12,7 @@ use super::run::{Prepared, fresh_id};
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::intake::trace_file::{self, TraceFile};
 use crate::limits::POLICY_BYTES_MAX;
-use crate::plan::forecast::forecast;
+use crate::plan::forecast::{Forecast, forecast};
 use crate::plan::screen::Screen;
 use crate::plan::stationary::Sample;
 use crate::plan::stream::{EventSource, PlanSettings};
@@ -142,83 +142,25 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let connect_to = connect_to(asked, &target)?;
     limits(asked, &target)?;
     let mut source = FileSource::open(&asked.trace)?;
-    let meta = source.reader.meta().clone();
     let trace_warning = read_through(&mut source)?;
-    let screen = Screen {
-        methods: policy.methods.clone(),
-        routes: policy.routes.clone(),
-        hosts: policy.hosts.clone(),
-    };
-    let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-    let (from_ns, to_ns) = (ns(asked.from), asked.to.map_or(u64::MAX, ns));
-    if from_ns >= to_ns {
-        return refused("--from is not before --to: nothing would be sent");
-    }
-    let for_ns = asked.run_for.map_or(u64::MAX, ns);
-    let mut plan = PlanSettings {
-        scale: asked.scale,
-        speed: asked.speed,
-        from_ns,
-        to_ns,
-        repeat: asked.repeat,
-        for_ns,
-        seed: asked.seed,
-        shard: asked.shard,
-        screen: screen.clone(),
-        live: None,
-    };
-    let (first, duration_ns, mut source) = forecast(source, &mut plan, |_| ())?;
-    if first.counts.due == 0 {
-        let dropped: Vec<String> =
-            first.counts.dropped.iter().map(|(r, n)| format!("{} {n}", r.name())).collect();
-        return refused(format!(
-            "nothing is left to send: of {} requests dropped: {}",
-            first.counts.scaled,
-            dropped.join(", ")
-        ));
-    }
-    let peak = asked.rate.unwrap_or(first.peak);
-    let settings = govern(policy, peak, asked.lead_in);
-    if asked.lead_in == LeadIn::None && !target.is_loopback() {
-        return refused("--lead-in none is for loopback targets only; production is approached step by step");
-    }
+    let spread_seed = source.reader.meta().spread_seed;
+    let mut plan = plan_settings(asked)?;
+    let (first, duration_ns, source) = forecast(source, &mut plan, |_| ())?;
+    something_to_send(&first)?;
+    let settings = govern(policy, asked.rate.unwrap_or(first.peak), asked.lead_in);
+    // Only now is the ceiling known that the plan's own bursts must pass under.
     let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
-    let (forecast, _, back) = forecast(source, &mut plan, |due| trial.due(due))?;
-    source = back;
-    let sample = Sample::gather(&mut source, &screen, from_ns, to_ns)?;
-    let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(plan.speed.run_nanos(duration_ns), ns)));
-    let (id, _) = fresh_id(asked.seed);
-    let name = |p: &Path| {
-        p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned())
-    };
-    let recorded = forecast.counts.recorded;
-    let words = RunJson {
-        id,
-        trace: name(&asked.trace),
-        trace_warning,
-        target: target.to_string(),
-        policy: policy.name.clone(),
-        policy_hash: policy.hash.clone(),
-        scale: asked.scale.as_f64(),
-        effective_scale: (forecast.counts.due as f64 / recorded.max(1) as f64 * 1e3).round() / 1e3,
-        speed: asked.speed.milli as f64 / 1000.0,
-        rate_rps: asked.rate.map(Rate::rps),
-        peak_rps: forecast.peak.rps(),
-        seed: asked.seed,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        time_note: meta.spread_seed.map(|seed| {
-            format!(
-                "the log cut them to the second; spread uniformly with seed {seed}, so bursts are understated"
-            )
-        }),
-        ..RunJson::default()
-    };
+    let (forecast, _, mut source) = forecast(source, &mut plan, |due| trial.due(due))?;
+    let sample = Sample::gather(&mut source, &plan.screen, plan.from_ns, plan.to_ns)?;
+    let whole = plan.speed.run_nanos(duration_ns);
+    let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(whole, nanos)));
+    let words = RunJson { trace_warning, ..words(asked, &target, &forecast, spread_seed) };
     let dry = Asked {
         trace: words.trace.clone(),
         target: words.target.clone(),
         scale: words.scale,
         speed: words.speed,
-        recorded,
+        recorded: forecast.counts.recorded,
         bucket_shed: trial.shed,
     };
     let policy = policy.clone();
@@ -236,6 +178,73 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         words,
     };
     Ok((prepared, dry))
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn plan_settings(asked: &Request) -> Result<PlanSettings, Refusal> {
+    let policy = &asked.policy;
+    let (from_ns, to_ns) = (nanos(asked.from), asked.to.map_or(u64::MAX, nanos));
+    if from_ns >= to_ns {
+        return refused("--from is not before --to: nothing would be sent");
+    }
+    let screen = Screen {
+        methods: policy.methods.clone(),
+        routes: policy.routes.clone(),
+        hosts: policy.hosts.clone(),
+    };
+    Ok(PlanSettings {
+        scale: asked.scale,
+        speed: asked.speed,
+        from_ns,
+        to_ns,
+        repeat: asked.repeat,
+        for_ns: asked.run_for.map_or(u64::MAX, nanos),
+        seed: asked.seed,
+        shard: asked.shard,
+        screen,
+        live: None,
+    })
+}
+
+fn something_to_send(f: &Forecast) -> Result<(), Refusal> {
+    if f.counts.due > 0 {
+        return Ok(());
+    }
+    let dropped: Vec<String> = f.counts.dropped.iter().map(|(r, n)| format!("{} {n}", r.name())).collect();
+    let (scaled, dropped) = (f.counts.scaled, dropped.join(", "));
+    refused(format!("nothing is left to send: of {scaled} requests dropped: {dropped}"))
+}
+
+/// What the report says of the request.
+fn words(asked: &Request, target: &Target, f: &Forecast, spread_seed: Option<u64>) -> RunJson {
+    let trace = &asked.trace;
+    let name =
+        trace.file_name().map_or_else(|| trace.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let effective = f.counts.due as f64 / f.counts.recorded.max(1) as f64;
+    let note = |seed| {
+        format!(
+            "the log cut them to the second; spread uniformly with seed {seed}, so bursts are understated"
+        )
+    };
+    RunJson {
+        id: fresh_id(asked.seed).0,
+        trace: name,
+        target: target.to_string(),
+        policy: asked.policy.name.clone(),
+        policy_hash: asked.policy.hash.clone(),
+        scale: asked.scale.as_f64(),
+        effective_scale: (effective * 1e3).round() / 1e3,
+        speed: asked.speed.milli as f64 / 1000.0,
+        rate_rps: asked.rate.map(Rate::rps),
+        peak_rps: f.peak.rps(),
+        seed: asked.seed,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        time_note: spread_seed.map(note),
+        ..RunJson::default()
+    }
 }
 
 /// Reads a trace to its end once: a damaged one says so before anything is sent.
@@ -302,6 +311,9 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
             Ok(_) => {}
             Err(e) => return refused(e.to_string()),
         }
+    }
+    if asked.lead_in == LeadIn::None && !target.is_loopback() {
+        return refused("--lead-in none is for loopback targets only; production is approached step by step");
     }
     if !target.is_loopback() && asked.policy.is_loopback_only() {
         return refused("the policy was checked for this machine only");

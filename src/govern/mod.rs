@@ -22,4 +22,5 @@ pub mod reading;
 pub mod settings;
 pub mod state;
 pub mod step;
+mod step_edges;
 mod step_rules;

@@ -109,7 +109,7 @@ pub fn step(settings: &Settings, state: &State, inputs: &Inputs) -> (State, Vec<
     ];
     // `any` stops at the first rule that acts: that is the priority.
     if !rules.iter().any(|rule| rule(&mut change)) {
-        rules::progress(&mut change);
+        super::step_edges::progress(&mut change);
     }
     (change.state, change.effects)
 }

@@ -7,7 +7,7 @@
 #
 # Result, below target/servers (or $REPLAY_SERVERS_DIR):
 #   bin/TOOL   wrappers: nginx haproxy prometheus promtool tshark tcpdump dumpcap capinfos
-#   root/      the unpacked packages
+#   tree/      the unpacked packages
 #   VERSIONS   one line per tool: what it says about itself
 #   MISSING    only when something could not be had: "TOOL: reason", one per line
 #
@@ -18,7 +18,7 @@
 set -euo pipefail
 
 # Raise this when the packages or the wrappers change: it invalidates old folders.
-VERSION=1
+VERSION=2
 
 # package -> the programs wanted from it
 PACKAGES=(nginx haproxy prometheus tshark tcpdump)
@@ -67,7 +67,7 @@ fi
 rm -f "$dest/STAMP"
 work=$(mktemp -d "$dest/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"/{lists,cache/archives,debs,missing,new/root,new/bin}
+mkdir -p "$work"/{lists,cache/archives,debs,missing,new/tree,new/bin}
 mkdir -p "$work"/{lists,cache/archives}/partial
 : >"$work/status"
 
@@ -123,7 +123,7 @@ wanted() {
 }
 
 declare -A unpacked=()
-get_package() { # get_package PACKAGE: unpacks it and its libraries into new/root
+get_package() { # get_package PACKAGE: unpacks it and its libraries into new/tree
   local pkg=$1 p todo=() deb
   if ! closure "$pkg" >"$work/closure" 2>"$work/err"; then
     why="no installable package '$pkg' in the lists: $(grep -m1 '^E:' "$work/err" || true)"
@@ -139,7 +139,7 @@ get_package() { # get_package PACKAGE: unpacks it and its libraries into new/roo
     return 1
   fi
   for deb in "$work"/debs/*.deb; do
-    dpkg -x "$deb" "$work/new/root" 2>"$work/err" || { why="dpkg -x failed: $(head -1 "$work/err")"; return 1; }
+    dpkg -x "$deb" "$work/new/tree" 2>"$work/err" || { why="dpkg -x failed: $(head -1 "$work/err")"; return 1; }
     rm -f "$deb"
   done
   for p in "${todo[@]}"; do unpacked[$p]=1; done
@@ -151,7 +151,7 @@ write_wrapper() { # write_wrapper TOOL FILE-BELOW-ROOT
   {
     cat <<'WRAPPER'
 #!/bin/sh
-root=$(dirname "$(dirname "$(readlink -f "$0")")")/root
+root=$(dirname "$(dirname "$(readlink -f "$0")")")/tree
 WRAPPER
     # shellcheck disable=SC2016 # expanded by the wrapper
     printf 'LD_LIBRARY_PATH=%s\nexport LD_LIBRARY_PATH\n' "$libpath"
@@ -188,16 +188,16 @@ libpath='' plugins=usr/lib/wireshark/plugins
 while read -r dir; do
   # shellcheck disable=SC2016
   libpath+="${libpath:+:}"'$root/'"$dir"
-done < <(cd "$work/new/root" && find . -maxdepth 4 -path '*/lib/*-linux-gnu*' -name 'lib*.so*' -printf '%h\n' \
+done < <(cd "$work/new/tree" && find . -maxdepth 4 -path '*/lib/*-linux-gnu*' -name 'lib*.so*' -printf '%h\n' \
          | sed 's|^\./||' | sort -u)
-found=$(cd "$work/new/root" && find . -type d -path '*/wireshark/plugins' -print -quit)
+found=$(cd "$work/new/tree" && find . -type d -path '*/wireshark/plugins' -print -quit)
 [ -z "$found" ] || plugins=${found#./}
 
 for pkg in "${PACKAGES[@]}"; do
   for tool in ${TOOLS[$pkg]}; do
     bin=
     for dir in usr/bin usr/sbin; do
-      [ ! -x "$work/new/root/$dir/$tool" ] || bin=$dir/$tool
+      [ ! -x "$work/new/tree/$dir/$tool" ] || bin=$dir/$tool
     done
     if [ -n "$bin" ]; then
       write_wrapper "$tool" "$bin"
@@ -226,9 +226,9 @@ for pkg in "${PACKAGES[@]}"; do
   done
 done
 
-rm -rf "$dest/root" "$dest/bin"
-mv "$work/new/root" "$work/new/bin" "$work/new/VERSIONS" "$dest/"
+rm -rf "$dest/tree" "$dest/bin"
+mv "$work/new/tree" "$work/new/bin" "$work/new/VERSIONS" "$dest/"
 cat "$work"/missing/* 2>/dev/null >"$dest/MISSING" || rm -f "$dest/MISSING"
 echo "$stamp" >"$dest/STAMP"
-say "done: $(ls -x -w 0 "$dest/bin" | tr -s " ") ($(du -sh "$dest/root" | cut -f1))"
+say "done: $(ls -x -w 0 "$dest/bin" | tr -s " ") ($(du -sh "$dest/tree" | cut -f1))"
 report
