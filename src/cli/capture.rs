@@ -213,6 +213,12 @@ impl Session {
         self.drain(true)?;
         self.ledger.merge(&frames);
         self.ledger.merge(&log);
+        let lines = log.get(Item::Lines).unwrap_or(0);
+        if self.trace.is_none() && lines > 0 && frames.get(Item::Frames) == Some(0) {
+            bail!(
+                "none of the {lines} lines is a request in the common or combined format; nothing was written"
+            );
+        }
         let trace = match self.trace {
             Some(trace) => trace,
             None => trace_file::create(&self.path, &self.meta)?,

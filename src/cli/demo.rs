@@ -150,6 +150,9 @@ fn verdict(out: &mut impl Write, calm: &Report, hot: &Report) -> anyhow::Result<
     ensure!(cut.is_some(), "no cut on the scraped guard was seen");
     ensure!(recovered, "the governor did not recover");
     ensure!(hot.state == "completed_capped", "the hot run ended as {}: {:?}", hot.state, hot.cause);
+    let c = &hot.counts;
+    let failed = c.timeout + c.error.values().sum::<u64>() + c.unexpected.values().sum::<u64>();
+    ensure!(failed == 0, "{failed} requests failed");
     ensure!(hot.identities.values().all(|holds| *holds), "the counts do not add up");
     if let Some(cut) = cut {
         writeln!(out, "\n   The moment to look at: {:.1} s, {}.", cut.t, cut.what)?;

@@ -172,6 +172,10 @@ impl RunArgs {
 
     fn carry_out(&self, out: &mut impl Write, prepared: Prepared<FileSource>) -> anyhow::Result<u8> {
         let folder = self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(&prepared.words.id));
+        if folder.join("journal.jsonl").exists() {
+            let why = format!("refused: {} holds a run already; give another --out", folder.display());
+            return complain(&anyhow::anyhow!(why), super::REFUSED);
+        }
         let workers = workers_for(prepared.settings.target);
         let conduct = Conduct { out: folder.clone(), workers, signals: true };
         let mut line = LiveLine::new(self.quiet);

@@ -62,6 +62,8 @@ pub struct GovernorEnd {
     pub worst: Vec<Option<f64>>,
     /// Last view of each guard.
     pub views: Vec<View>,
+    /// Why the journal is not whole, if it is not.
+    pub journal_error: Option<String>,
 }
 
 /// Everything the governor needs.
@@ -156,10 +158,8 @@ impl Watch {
 
 impl Governor {
     /// Governs to the end of the run.
-    ///
-    /// # Errors
-    /// When the journal could not be written to its end.
-    pub fn run(self) -> anyhow::Result<GovernorEnd> {
+    #[must_use]
+    pub fn run(self) -> GovernorEnd {
         let _alive = Alive(Arc::clone(&self.shared));
         let mut state = State::start(&self.settings);
         let mut watch = Watch {
@@ -198,11 +198,11 @@ impl Governor {
             if state.phase == Phase::Done {
                 timeline.push(row);
                 self.shared.set_stage(Stage::Ended);
-                self.journal.finish()?;
+                let journal_error = self.journal.finish().err().map(|e| format!("{e:#}"));
                 let terminal =
                     state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
                 let worst = watch.guards.iter().map(Guard::worst).collect();
-                return Ok(GovernorEnd { terminal, state, timeline, told, worst, views });
+                return GovernorEnd { terminal, state, timeline, told, worst, views, journal_error };
             }
         }
     }

@@ -4,6 +4,7 @@
 //! limits, the whole plan, the lead-in. Flags may lower what a policy allows, never raise it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,9 +13,10 @@ use super::run::{Prepared, fresh_id};
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::intake::trace_file::{self, TraceFile};
 use crate::limits::POLICY_BYTES_MAX;
+use crate::plan::DepartureKind;
 use crate::plan::forecast::{Forecast, forecast};
 use crate::plan::screen::Screen;
-use crate::plan::stationary::Sample;
+use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanSettings};
 use crate::policy::settings::{LeadIn, govern};
 use crate::policy::target::{self, Target};
@@ -23,7 +25,7 @@ use crate::report::dry_run::{Asked, BucketTrial};
 use crate::report::json::RunJson;
 use crate::trace::TraceEvent;
 use crate::trace::reader::End;
-use crate::units::{Rate, Scale, Speed};
+use crate::units::{NANOS_PER_SEC, Rate, Scale, Speed};
 
 /// The built-in policy, for loopback targets only.
 pub const DEFAULT_POLICY: &str = include_str!("../../policies/default.toml");
@@ -146,7 +148,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let spread_seed = source.reader.meta().spread_seed;
     let mut plan = plan_settings(asked)?;
     let (first, duration_ns, source) = forecast(source, &mut plan, |_| ())?;
-    something_to_send(&first)?;
+    something_to_send(&first, trace_warning.as_deref())?;
     let settings = govern(policy, asked.rate.unwrap_or(first.peak), asked.lead_in);
     // Only now is the ceiling known that the plan's own bursts must pass under.
     let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
@@ -154,6 +156,10 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let sample = Sample::gather(&mut source, &plan.screen, plan.from_ns, plan.to_ns)?;
     let whole = plan.speed.run_nanos(duration_ns);
     let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(whole, nanos)));
+    let (forecast, trial) = match steady {
+        None => (forecast, trial),
+        Some((rate, until)) => steady_forecast(&sample, rate, asked.seed, until, trial.again()),
+    };
     let words = RunJson { trace_warning, ..words(asked, &target, &forecast, spread_seed) };
     let dry = Asked {
         trace: words.trace.clone(),
@@ -162,6 +168,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         speed: words.speed,
         recorded: forecast.counts.recorded,
         bucket_shed: trial.shed,
+        rate_rps: asked.rate.map(Rate::rps),
     };
     let policy = policy.clone();
     let prepared = Prepared {
@@ -178,6 +185,32 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         words,
     };
     Ok((prepared, dry))
+}
+
+/// What a steady run will do: the recorded mix, so nothing of the trace is dropped or kept as such.
+fn steady_forecast(
+    sample: &Sample,
+    rate: Rate,
+    seed: u64,
+    until_ns: u64,
+    mut trial: BucketTrial,
+) -> (Forecast, BucketTrial) {
+    let mut f = Forecast { peak: rate, route_names: sample.routes().names().to_vec(), ..Forecast::default() };
+    let mut sessions = std::collections::BTreeSet::new();
+    let plan = StationaryPlan::new(Arc::new(sample.clone()), rate, seed);
+    for d in plan.into_iter().flatten().take_while(|d| d.due_ns < until_ns) {
+        if matches!(d.kind, DepartureKind::Request(_)) {
+            let second = (d.due_ns / NANOS_PER_SEC) as usize;
+            f.curve.resize(f.curve.len().max(second + 1), 0);
+            f.curve[second] += 1;
+            (f.counts.due, f.last_due_ns) = (f.counts.due + 1, d.due_ns);
+            sessions.insert(d.instance);
+            trial.due(d.due_ns);
+        }
+    }
+    (f.counts.recorded, f.counts.scaled) = (f.counts.due, f.counts.due);
+    f.sessions = sessions.len() as u64;
+    (f, trial)
 }
 
 fn nanos(d: Duration) -> u64 {
@@ -209,11 +242,16 @@ fn plan_settings(asked: &Request) -> Result<PlanSettings, Refusal> {
     })
 }
 
-fn something_to_send(f: &Forecast) -> Result<(), Refusal> {
+fn something_to_send(f: &Forecast, trace_warning: Option<&str>) -> Result<(), Refusal> {
     if f.counts.due > 0 {
         return Ok(());
     }
     let dropped: Vec<String> = f.counts.dropped.iter().map(|(r, n)| format!("{} {n}", r.name())).collect();
+    if f.counts.scaled == 0 {
+        let part = "the trace has no request in the chosen part (--from, --to, --for, --shard)";
+        let warning = trace_warning.map_or_else(String::new, |w| format!("; {w}"));
+        return refused(format!("{part}{warning}"));
+    }
     let (scaled, dropped) = (f.counts.scaled, dropped.join(", "));
     refused(format!("nothing is left to send: of {scaled} requests dropped: {dropped}"))
 }

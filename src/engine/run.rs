@@ -145,7 +145,11 @@ pub fn run<S: EventSource + Send + 'static>(
         wait(Duration::from_millis(100));
         live(&snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone());
     }
-    let end = governor.join().map_err(|_| anyhow::anyhow!("the governor thread panicked"))??;
+    let end = governor.join().map_err(|_| anyhow::anyhow!("the governor thread panicked"))?;
+    if let Some(error) = &end.journal_error {
+        // The report is still worth having; the latch has ended the run, or will be missed by nobody.
+        writeln!(std::io::stderr(), "replay: the journal is not whole: {error}")?;
+    }
     let (lead_in, measure) = gather(workers);
     feeder.join().map_err(|_| anyhow::anyhow!("the feeder thread panicked"))?;
     drop(watch);

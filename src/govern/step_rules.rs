@@ -172,8 +172,8 @@ pub(super) fn back_off(c: &mut Change) -> bool {
     }
 }
 
-/// Inside back-off: a local breach judged after its own lag, or any guard 20 % worse than at the cut,
-/// cuts again; a slow guard that is merely still high does not.
+/// Inside back-off: a local breach judged after its own lag, any guard 20 % worse than at the cut, or one
+/// that has gone blind since, cuts again; a slow guard that is merely still high does not.
 fn cut_again(c: &mut Change) -> bool {
     let since_cut = c.now().since(c.state.cut_at);
     if since_cut < CUT_SETTLE {
@@ -185,7 +185,9 @@ fn cut_again(c: &mut Change) -> bool {
         let before = c.state.cut_values.get(i).copied().flatten();
         let worse = match (view.reading.value(), before) {
             (Some(v), Some(b)) => view.level == Level::BackOff && spec.thresholds.is_worse(v, b),
-            (Some(_) | None, _) => false,
+            // Blind where it could see at the cut: no gentler than worse.
+            (None, Some(_)) => view.level == Level::NoData && spec.required && spec.harm,
+            (Some(_) | None, None) => false,
         };
         local || worse
     });

@@ -235,6 +235,7 @@ fn inside_back_off_only_local_or_worse_breaches_cut_again() {
         (1_100,  view(Level::Good), back_off(0.02), false), // local, within its own lag
         (1_300,  view(Level::Good), back_off(0.02), true),
         (20_100, back_off(0.02), view(Level::Good), true),  // still high after the cool-down
+        (1_100,  view(Level::NoData), view(Level::Good), true), // blind since the cut
     ];
     for (after, slow, local, want) in table {
         let mut i = inputs(100_000 + after, FINE);
@@ -347,7 +348,7 @@ fn run(s: &Settings, history: &[(Level, Level, u64, u8)]) -> Vec<(Inputs, State,
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { cases: std::env::var("STEP_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200), ..ProptestConfig::default() })]
 
     /// Invariants 2 to 8 and 12 over any history.
     #[test]
@@ -395,15 +396,20 @@ proptest! {
         let s = settings();
         let mut long = h;
         long.extend(std::iter::repeat_n((bad, bad, 100, 255u8), 60));
-        let last = run(&s, &long).pop().map(|(_, state, _)| state.phase);
-        let resting = [Phase::Done, Phase::Measure]; // neutral readings may go on measuring to the trace's end
-        prop_assert!(last.is_some_and(|p| p == Phase::Done || (bad == Level::Neutral && resting.contains(&p))), "{last:?}");
+        let last = run(&s, &long).pop().map(|(_, state, _)| (state.phase, state.measuring));
+        // Neutral readings bar growth but no more: while the trace is under way, its end ends the run.
+        let resting = bad == Level::Neutral && last.is_some_and(|(_, measuring)| measuring);
+        prop_assert!(resting || last.is_some_and(|(phase, _)| phase == Phase::Done), "{last:?}");
     }
 
     /// Invariant 13: replacing good or back-off readings by no data never raises a later ceiling.
     #[test]
     fn losing_evidence_never_raises_the_ceiling(h in history(), from in 0usize..40, len in 1usize..6) {
         let s = settings();
+        // Everything offered is sent: a step that proves nothing depends on when it began, and blindness
+        // moves the beginnings of steps.
+        // One guard at a time: two that go blind one after the other cut twice, both at once cut once.
+        let h: Vec<_> = h.into_iter().map(|(a, _, _, stretch)| (a, Level::Good, 100, stretch)).collect();
         let mut blind = h.clone();
         for row in blind.iter_mut().skip(from).take(len) {
             if matches!(row.0, Level::Good | Level::BackOff) { row.0 = Level::NoData; }
@@ -417,7 +423,8 @@ proptest! {
             if seeing[n].1.phase == Phase::Done { break; }
             // In the probe a breach ends the run while blindness has 30 s: the one exception, see docs/GOVERNOR.md.
             if matches!(seeing[n].1.terminal, Some(Terminal::Aborted(Cause::ProbeBreach(_)))) { break; }
-            let diverged = seeing[n].1.entries.first() != blinded[n].1.entries.first();
+            // A blind run recovers later, so it may be spared a breach that the seeing run meets.
+            let diverged = seeing[n].1.entries != blinded[n].1.entries || seeing[n].1.cuts != blinded[n].1.cuts;
             if diverged { break; }
             prop_assert!(b.ceiling <= a.ceiling, "tick {n}: {:?} {} > {:?} {}", blinded[n].1.phase, b.ceiling, seeing[n].1.phase, a.ceiling);
         }

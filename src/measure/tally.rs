@@ -8,6 +8,9 @@ use super::outcome::{Ending, ErrorKind, Outcome, is_expected};
 use crate::govern::gate::ShedReason;
 use crate::units::RunTime;
 
+/// Kinds of connect errors told apart.
+const CONNECT_ERRORS_MAX: usize = 8;
+
 /// Counts of requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -175,6 +178,8 @@ pub struct Tally {
     pub connections: u64,
     /// Connections that could not be opened.
     pub connect_failures: u64,
+    /// Why connections could not be opened; bounded.
+    pub connect_errors: BTreeMap<String, u64>,
     /// Connections that had to be opened again because the target closed them.
     pub reopened: u64,
     /// Body bytes received.
@@ -199,6 +204,13 @@ impl Tally {
     /// A request was handed over under a permit.
     pub fn sent(&mut self) {
         self.counts.sent += 1;
+    }
+
+    /// A connection could not be opened, for this reason.
+    pub fn connect_failed(&mut self, why: &str) {
+        self.connect_failures += 1;
+        let known = self.connect_errors.len() < CONNECT_ERRORS_MAX || self.connect_errors.contains_key(why);
+        *self.connect_errors.entry(if known { why } else { "other" }.to_owned()).or_default() += 1;
     }
 
     /// A connection was opened.
@@ -306,6 +318,7 @@ impl Tally {
         }
         self.connections += o.connections;
         self.connect_failures += o.connect_failures;
+        o.connect_errors.iter().for_each(|(w, n)| *self.connect_errors.entry(w.clone()).or_default() += n);
         self.reopened += o.reopened;
         self.bytes += o.bytes;
     }

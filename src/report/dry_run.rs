@@ -28,6 +28,12 @@ impl BucketTrial {
         Self { bucket: Bucket::default(), ceiling, published: None, passed: 0, shed: 0 }
     }
 
+    /// The same trial, begun again.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(self.ceiling)
+    }
+
     /// A request is due, one second in: the bucket of a real run has been open for a while by then.
     pub fn due(&mut self, due_ns: u64) {
         let now = RunTime(due_ns.saturating_add(NANOS_PER_SEC));
@@ -76,6 +82,8 @@ pub struct Asked {
     pub recorded: u64,
     /// Requests the bucket would shed at full share.
     pub bucket_shed: u64,
+    /// Steady rate, where one is asked for.
+    pub rate_rps: Option<f64>,
 }
 
 /// The text of a dry run.
@@ -105,13 +113,17 @@ fn write(
     let effective = c.due as f64 / asked.recorded.max(1) as f64;
     writeln!(out, "{} → {}", asked.trace, asked.target)?;
     writeln!(out, "policy     {} ({}, hash {})", policy.name, policy.origin, policy.hash)?;
-    writeln!(
-        out,
-        "scale      {}x sessions = {effective:.2}x requests, speed {}x{}",
-        asked.scale,
-        asked.speed,
-        if asked.scale > 1.0 { "; clones repeat URLs, so caches help more than users would" } else { "" }
-    )?;
+    if let Some(rate) = asked.rate_rps {
+        writeln!(out, "rate       {rate}/s of the recorded mix, steady")?;
+    } else {
+        writeln!(
+            out,
+            "scale      {}x sessions = {effective:.2}x requests, speed {}x{}",
+            asked.scale,
+            asked.speed,
+            if asked.scale > 1.0 { "; clones repeat URLs, so caches help more than users would" } else { "" }
+        )?;
+    }
     writeln!(
         out,
         "plan       {} requests in {} sessions over {:.1} s: mean {:.1}/s, peak second {:.1}/s",

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::govern::guard::{GuardSpec, View};
+use crate::govern::guard::{GuardSpec, Level, View};
+use crate::govern::reading::Reading;
 use crate::govern::state::{Cause, Terminal};
 use crate::measure::fidelity::Fidelity;
 use crate::measure::latency::Latency;
@@ -20,8 +21,8 @@ const SENT_SHARE_MIN: f64 = 0.95;
 /// `written = ok + unexpected + error + timeout + cancelled`.
 #[derive(Debug, Clone, Default, Serialize, JsonSchema)]
 pub struct CountsJson {
-    /// Requests of the trace in the chosen part, times their clones.
-    pub recorded: u64,
+    /// Requests of the trace in the chosen part, times their clones; null where it has no meaning (lead-in).
+    pub recorded: Option<u64>,
     /// Dropped when planning, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// Due.
@@ -138,6 +139,8 @@ pub struct GuardJson {
     pub worst: Option<f64>,
     /// Level at the end.
     pub last_level: String,
+    /// What it said last, in words.
+    pub last_reading: String,
     /// Longest lag by construction, seconds.
     pub lag_s: f64,
 }
@@ -175,6 +178,8 @@ pub struct ConnectionsJson {
     pub reopened: u64,
     /// Attempts that failed.
     pub failed: u64,
+    /// Why they failed.
+    pub errors: BTreeMap<String, u64>,
 }
 
 /// What was asked for.
@@ -302,6 +307,49 @@ pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
     }
 }
 
+/// What the guards said last, where a cause is about guards.
+fn evidence(cause: Cause, guards: &[(&GuardSpec, Option<f64>, Option<View>)]) -> String {
+    let one = |(spec, _, view): &(&GuardSpec, Option<f64>, Option<View>)| {
+        let reading = view.as_ref().map_or_else(|| "no reading".to_owned(), |v| reading_words(v.reading));
+        format!("{:?} {reading}", spec.name)
+    };
+    let bad = |(_, _, view): &&(&GuardSpec, Option<f64>, Option<View>)| {
+        !view.as_ref().is_some_and(|v| matches!(v.level, Level::Good | Level::Neutral))
+    };
+    match cause {
+        Cause::GuardAbort(i) | Cause::GuardFault(i) | Cause::GuardNoData(i) | Cause::ProbeBreach(i) => guards
+            .get(i)
+            .map_or_else(String::new, |g| format!(" ({}, limits: {})", one(g), limits_words(g.0))),
+        Cause::PreflightTimeout
+        | Cause::ProbeUnproven
+        | Cause::TooManyBackOffs
+        | Cause::BelowFloor
+        | Cause::NeverRecovered
+        | Cause::LeadInTooLong => {
+            let names: Vec<String> = guards.iter().filter(bad).map(one).collect();
+            if names.is_empty() { String::new() } else { format!(" (at the end: {})", names.join("; ")) }
+        }
+        Cause::Stop(_) | Cause::TickLate | Cause::ClockJump | Cause::WorkerSilent => String::new(),
+    }
+}
+
+fn limits_words(spec: &GuardSpec) -> String {
+    let t = spec.thresholds;
+    let rows = [("hold", t.hold), ("back off", t.back_off), ("abort", t.abort)];
+    let shown: Vec<String> = rows.iter().filter_map(|(n, v)| v.map(|v| format!("{n} {v}"))).collect();
+    format!("{} {}", shown.join(", "), spec.unit)
+}
+
+/// A reading in words, such as `was 0.31` or `had no data: timeout`.
+fn reading_words(reading: Reading) -> String {
+    match (reading.value(), reading) {
+        (Some(v), _) => format!("was {v:.4}"),
+        (None, Reading::NoData(why)) => format!("had no data: {why:?}"),
+        (None, Reading::Fault(why)) => format!("is wrong: {why:?}"),
+        (None, _) => "had too few samples".to_owned(),
+    }
+}
+
 /// Why a run that came to its end did not pass.
 fn shortfall(terminal: Terminal, exit_code: u8, fidelity: &Fidelity) -> Option<String> {
     match terminal {
@@ -330,6 +378,7 @@ fn guard_json((spec, worst, view): &(&GuardSpec, Option<f64>, Option<View>)) -> 
         abort: spec.thresholds.abort,
         worst: *worst,
         last_level: word(&level),
+        last_reading: view.as_ref().map_or_else(|| "no reading".to_owned(), |v| reading_words(v.reading)),
         lag_s: spec.lag.as_secs_f64(),
     }
 }
@@ -341,9 +390,14 @@ pub fn report(f: &Facts<'_>) -> Report {
     all.merge(f.lead_in);
     all.merge(f.measure);
     let plan = &f.forecast.counts;
-    let mut counts = CountsJson::of(&all.counts);
-    counts.recorded = plan.scaled;
-    counts.dropped = plan.dropped.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect();
+    let dropped: BTreeMap<String, u64> =
+        plan.dropped.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect();
+    let planned = |c: &Counts| CountsJson {
+        recorded: Some(plan.scaled),
+        dropped: dropped.clone(),
+        ..CountsJson::of(c)
+    };
+    let counts = planned(&all.counts);
     let measured = f.measure.counts.due > 0;
     let (main, names) = if measured { (f.measure, f.route_names.1) } else { (f.lead_in, f.route_names.0) };
     let fidelity = crate::measure::fidelity::judge(f.measure);
@@ -356,7 +410,10 @@ pub fn report(f: &Facts<'_>) -> Report {
         terminal => terminal.exit_code(),
     };
     let specs: Vec<&GuardSpec> = f.guards.iter().map(|(s, ..)| *s).collect();
+    let whole =
+        matches!(f.terminal, Terminal::Completed | Terminal::CompletedCapped) && f.run.rate_rps.is_none();
     let identities = [
+        ("due in the measure phase = planned", !whole || f.measure.counts.due == plan.due),
         ("recorded_x_scale = due + dropped", plan.adds_up()),
         ("due = sent + shed", f.lead_in.counts.due_adds_up() && f.measure.counts.due_adds_up()),
         ("sent = written + failed_before_write", all.counts.sent_adds_up()),
@@ -374,16 +431,18 @@ pub fn report(f: &Facts<'_>) -> Report {
         cause: f
             .terminal
             .cause()
-            .map(|c| cause_words(c, &specs))
+            .map(|c| cause_words(c, &specs) + &evidence(c, &f.guards))
             .or_else(|| shortfall(f.terminal, exit_code, &fidelity)),
         exit_code,
         run: f.run.clone(),
         counts,
         identities: identities.into_iter().map(|(n, ok)| (n.to_owned(), ok)).collect(),
-        phases: [("lead_in", f.lead_in), ("measure", f.measure)]
-            .into_iter()
-            .map(|(n, t)| (n.to_owned(), CountsJson::of(&t.counts)))
-            .collect(),
+        phases: [
+            ("lead_in".to_owned(), CountsJson::of(&f.lead_in.counts)),
+            ("measure".to_owned(), planned(&f.measure.counts)),
+        ]
+        .into_iter()
+        .collect(),
         latency: main.latency.rows().into_iter().map(|(n, l)| (n.to_owned(), LatencyJson::of(l))).collect(),
         latency_phase: if measured { "measure" } else { "lead_in" }.to_owned(),
         status: main.status.iter().map(|(s, n)| (s.to_string(), *n)).collect(),
@@ -391,6 +450,7 @@ pub fn report(f: &Facts<'_>) -> Report {
             opened: all.connections,
             reopened: all.reopened,
             failed: all.connect_failures,
+            errors: all.connect_errors.clone(),
         },
         fidelity,
         coverage: CoverageJson { share: f.forecast.coverage(), recorded: plan.scaled, planned: plan.due },

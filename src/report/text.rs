@@ -46,6 +46,7 @@ fn write_summary(out: &mut String, r: &Report) -> std::fmt::Result {
         "run {} · {} → {} · {:.1} s · exit code {}",
         r.run.id, r.run.trace, r.run.target, r.run.duration_s, r.exit_code
     )?;
+    writeln!(out, "policy {} (hash {}), seed {}", r.run.policy, r.run.policy_hash, r.run.seed)?;
     identities(out, r)?;
     latencies(out, r)?;
     trust(out, r)?;
@@ -66,7 +67,7 @@ fn identities(out: &mut String, r: &Report) -> std::fmt::Result {
         out,
         "  planned   {} = {} recorded x scale - {} dropped{}",
         r.coverage.planned,
-        c.recorded,
+        c.recorded.unwrap_or(0),
         sum(&c.dropped),
         parts(&c.dropped)
     )?;
@@ -172,7 +173,11 @@ fn trust(out: &mut String, r: &Report) -> std::fmt::Result {
         out,
         "connections {} opened, {} opened again, {} failed",
         r.connections.opened, r.connections.reopened, r.connections.failed
-    )
+    )?;
+    for (why, n) in &r.connections.errors {
+        writeln!(out, "           {n} x {why}")?;
+    }
+    Ok(())
 }
 
 fn guards(out: &mut String, guards: &[GuardJson]) -> std::fmt::Result {
@@ -186,14 +191,10 @@ fn guards(out: &mut String, guards: &[GuardJson]) -> std::fmt::Result {
     for g in guards {
         let n = |v| number(v, &g.unit);
         let name: String = g.name.chars().take(40).collect();
-        writeln!(
-            out,
-            "  {name:<40} {:>9} {:>9} {:>9} {:>9}",
-            n(g.worst),
-            n(g.hold),
-            n(g.back_off),
-            n(g.abort)
-        )?;
+        let blind = if g.last_reading.contains("no data") { g.last_reading.as_str() } else { "" };
+        let row =
+            format!("{name:<40} {:>9} {:>9} {:>9} {:>9}", n(g.worst), n(g.hold), n(g.back_off), n(g.abort));
+        writeln!(out, "  {row}  {blind}")?;
     }
     Ok(())
 }

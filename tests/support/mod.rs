@@ -331,6 +331,7 @@ pub fn assert_identities(r: &Value) {
     let n = |c: &Value, k: &str| c[k].as_u64().unwrap_or_else(|| panic!("{k} in {c}"));
     let c = &r["counts"];
     assert_eq!(n(c, "recorded"), r["coverage"]["planned"].as_u64().unwrap() + sum(&c["dropped"]), "{c}");
+    assert!(r["phases"]["lead_in"]["recorded"].is_null(), "absent is not zero");
     for c in [c, &r["phases"]["lead_in"], &r["phases"]["measure"]] {
         assert_eq!(n(c, "due"), n(c, "sent") + sum(&c["shed"]), "{c}");
         assert_eq!(n(c, "sent"), n(c, "written") + n(c, "failed_before_write"), "{c}");

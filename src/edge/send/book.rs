@@ -118,12 +118,12 @@ impl Book {
     }
 
     /// A connection could not be opened.
-    pub fn connect_failed(&self, phase: RunPhase) {
+    pub fn connect_failed(&self, phase: RunPhase, why: &str) {
         let mut inner = self.inner.borrow_mut();
         inner.beat.bucket.counts.connects += 1;
         inner.beat.bucket.counts.connect_failures += 1;
         inner.failures_in_a_row += 1;
-        inner.tally(phase).connect_failures += 1;
+        inner.tally(phase).connect_failed(why);
     }
 
     /// The target asked for quiet.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -51,7 +52,9 @@ impl Connector {
     /// When the name, the address, the handshake or the time-out says no.
     pub async fn open(&self, permit: ConnectPermit, latch: &Latch) -> anyhow::Result<(Stream, ConnectTimes)> {
         drop(permit);
-        tokio::time::timeout(self.timeout, self.open_inner(latch)).await?
+        tokio::time::timeout(self.timeout, self.open_inner(latch))
+            .await
+            .map_err(|_| anyhow::anyhow!("connecting took longer than connect_timeout"))?
     }
 
     async fn open_inner(&self, latch: &Latch) -> anyhow::Result<(Stream, ConnectTimes)> {
@@ -59,7 +62,9 @@ impl Connector {
         // Resolving may have taken a while.
         anyhow::ensure!(!latch.is_set(), "the run was stopped");
         let start = self.clock.now();
-        let tcp = TcpStream::connect(addr.get()).await?;
+        let tcp = TcpStream::connect(addr.get())
+            .await
+            .with_context(|| format!("cannot connect to {}", addr.get()))?;
         tcp.set_nodelay(true)?;
         let connect = Some(self.clock.now().since(start));
         let Some(config) = &self.tls else {
@@ -67,7 +72,10 @@ impl Connector {
         };
         let start = self.clock.now();
         let name = ServerName::try_from(self.target.host().to_owned())?;
-        let tls = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?;
+        let tls = TlsConnector::from(Arc::clone(config))
+            .connect(name, tcp)
+            .await
+            .context("the TLS handshake failed")?;
         let times = ConnectTimes { dns, connect, tls: Some(self.clock.now().since(start)) };
         Ok((Stream::Tls(Box::new(tls)), times))
     }

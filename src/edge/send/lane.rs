@@ -147,15 +147,18 @@ impl Task {
         let c = Rc::clone(&self.context);
         let permit = c.gate.connect(c.clock.now())?;
         let opened = c.connector.open(permit, c.gate.latch()).await;
-        let Ok((stream, times)) = opened else {
-            c.book.connect_failed(phase);
-            return Err(ShedReason::Connecting);
+        let (stream, times) = match opened {
+            Ok(both) => both,
+            Err(error) => {
+                c.book.connect_failed(phase, &format!("{error:#}"));
+                return Err(ShedReason::Connecting);
+            }
         };
         let armed = SharedArmed::default();
         let io = TokioIo::new(GatedIo::new(stream, Rc::clone(&armed), c.clock));
         let handshake = Builder::new().title_case_headers(true).handshake(io).await;
         let Ok((sender, driver)) = handshake else {
-            c.book.connect_failed(phase);
+            c.book.connect_failed(phase, "HTTP/1.1 handshake failed");
             return Err(ShedReason::Connecting);
         };
         c.book.connected(phase, times, self.opened_before);
