@@ -70,7 +70,8 @@ fn unreplayable(shape: &RequestShape, body_len: Fact<u64>) -> bool {
     let bodyless = [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&shape.method.as_slice());
     let has_body = body_len.value.map_or(!bodyless, |n| n > 0);
     let path = shape.target.starts_with(b"/") || shape.target == b"*";
-    let clean = shape.target.iter().all(|b| *b > b' ' && *b != 0x7f);
+    // The sender's own rule, so that what is planned can be built.
+    let clean = hyper::Uri::try_from(shape.target.as_slice()).is_ok();
     let method = shape.method == b"CONNECT" || shape.method == b"TRACE";
     let values = shape.headers.iter().all(|h| match &h.value {
         HeaderValue::Kept(v) => v.iter().all(|b| *b >= b' ' || *b == b'\t'),

@@ -197,6 +197,24 @@ fn each_reason_to_drop() {
     assert!(counts.adds_up());
 }
 
+/// A target that the sender cannot build was once planned and then shed as if the target were slow.
+#[test]
+fn what_cannot_be_built_is_not_planned() {
+    for (target, want) in [
+        ("/a?q=x", true),
+        ("/a?q=\"x\"", false),
+        ("/a<b", false),
+        ("/a b", false),
+        ("/\u{7f}", false),
+        ("a", false),
+    ] {
+        let counts = all(Memory(vec![request(0, 0, shape("GET", target, false))], 0), &settings()).1;
+        assert_eq!(counts.due == 1, want, "{target}: {:?}", counts.dropped);
+        let built = hyper::Uri::try_from(target.as_bytes()).is_ok();
+        assert!(!want || built, "{target}");
+    }
+}
+
 #[test]
 fn parts_and_loops() {
     let rows: Vec<_> = (0..10u64).map(|i| (i * 1000, i)).collect();

@@ -1,13 +1,13 @@
-//! `report.json`: the contract for machines. Its schema is `policies/../docs/report.schema.json`.
+//! `report.json`: the contract for machines. Its schema is `docs/report.schema.json`.
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::govern::guard::{GuardSpec, Level, View};
-use crate::govern::reading::Reading;
-use crate::govern::state::{Cause, Terminal};
+use super::cause::{cause_words, evidence, reading_words, shortfall};
+use crate::govern::guard::{GuardSpec, View};
+use crate::govern::state::Terminal;
 use crate::measure::fidelity::Fidelity;
 use crate::measure::latency::Latency;
 use crate::measure::tally::{Counts, Tally};
@@ -279,87 +279,6 @@ pub struct Facts<'a> {
     pub forecast: &'a Forecast,
     /// Names of routes in the lead-in and in the measure phase.
     pub route_names: (&'a [String], &'a [String]),
-}
-
-/// A cause in words; guards by their names.
-#[must_use]
-pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
-    let guard = |i: usize| guards.get(i).map_or("a guard", |g| g.name.as_str());
-    match cause {
-        Cause::Stop(stop) => stop.words().to_owned(),
-        Cause::TickLate => "this machine stalled: the governor was late for more than 2 s".to_owned(),
-        Cause::ClockJump => "the wall clock jumped by more than 2 s".to_owned(),
-        Cause::WorkerSilent => "a worker thread was silent for more than 2 s".to_owned(),
-        Cause::GuardAbort(i) => format!("guard {:?} passed its abort limit", guard(i)),
-        Cause::GuardFault(i) => {
-            format!("guard {:?} is wrong: its source refuses the query or the access", guard(i))
-        }
-        Cause::GuardNoData(i) => format!("guard {:?} had no data for too long", guard(i)),
-        Cause::ProbeBreach(i) => format!("guard {:?} was breached at the probe rate already", guard(i)),
-        Cause::ProbeUnproven => "the probe proved nothing: too few answers or guards without data".to_owned(),
-        Cause::LeadInTooLong => {
-            "the lead-in neither reached the target nor failed within its limit".to_owned()
-        }
-        Cause::PreflightTimeout => "the guards were not healthy in time before the start".to_owned(),
-        Cause::TooManyBackOffs => "too many back-offs, or two too close together".to_owned(),
-        Cause::BelowFloor => "another cut would have fallen below the floor".to_owned(),
-        Cause::NeverRecovered => "the guards did not recover after the back-off".to_owned(),
-    }
-}
-
-/// What the guards said last, where a cause is about guards.
-fn evidence(cause: Cause, guards: &[(&GuardSpec, Option<f64>, Option<View>)]) -> String {
-    let one = |(spec, _, view): &(&GuardSpec, Option<f64>, Option<View>)| {
-        let reading = view.as_ref().map_or_else(|| "no reading".to_owned(), |v| reading_words(v.reading));
-        format!("{:?} {reading}", spec.name)
-    };
-    let bad = |(_, _, view): &&(&GuardSpec, Option<f64>, Option<View>)| {
-        !view.as_ref().is_some_and(|v| matches!(v.level, Level::Good | Level::Neutral))
-    };
-    match cause {
-        Cause::GuardAbort(i) | Cause::GuardFault(i) | Cause::GuardNoData(i) | Cause::ProbeBreach(i) => guards
-            .get(i)
-            .map_or_else(String::new, |g| format!(" ({}, limits: {})", one(g), limits_words(g.0))),
-        Cause::PreflightTimeout
-        | Cause::ProbeUnproven
-        | Cause::TooManyBackOffs
-        | Cause::BelowFloor
-        | Cause::NeverRecovered
-        | Cause::LeadInTooLong => {
-            let names: Vec<String> = guards.iter().filter(bad).map(one).collect();
-            if names.is_empty() { String::new() } else { format!(" (at the end: {})", names.join("; ")) }
-        }
-        Cause::Stop(_) | Cause::TickLate | Cause::ClockJump | Cause::WorkerSilent => String::new(),
-    }
-}
-
-fn limits_words(spec: &GuardSpec) -> String {
-    let t = spec.thresholds;
-    let rows = [("hold", t.hold), ("back off", t.back_off), ("abort", t.abort)];
-    let shown: Vec<String> = rows.iter().filter_map(|(n, v)| v.map(|v| format!("{n} {v}"))).collect();
-    format!("{} {}", shown.join(", "), spec.unit)
-}
-
-/// A reading in words, such as `was 0.31` or `had no data: timeout`.
-fn reading_words(reading: Reading) -> String {
-    match (reading.value(), reading) {
-        (Some(v), _) => format!("was {v:.4}"),
-        (None, Reading::NoData(why)) => format!("had no data: {why:?}"),
-        (None, Reading::Fault(why)) => format!("is wrong: {why:?}"),
-        (None, _) => "had too few samples".to_owned(),
-    }
-}
-
-/// Why a run that came to its end did not pass.
-fn shortfall(terminal: Terminal, exit_code: u8, fidelity: &Fidelity) -> Option<String> {
-    match terminal {
-        Terminal::CompletedCapped => Some("full scale was not reached, or not kept, or allowed".to_owned()),
-        Terminal::Completed if exit_code != 0 => {
-            let why = fidelity.reasons.first().cloned().unwrap_or_default();
-            Some(format!("the result is not to be trusted: {why}"))
-        }
-        Terminal::Completed | Terminal::Stopped(_) | Terminal::Aborted(_) | Terminal::Refused(_) => None,
-    }
 }
 
 fn guard_json((spec, worst, view): &(&GuardSpec, Option<f64>, Option<View>)) -> GuardJson {

@@ -3,6 +3,7 @@
 //! Pure: it is given everything and writes to what it is given. It refuses to round away bad news: the
 //! verdict and its cause come first, absent numbers are `null` or `-`, never zero.
 
+pub mod cause;
 pub mod dry_run;
 pub mod json;
 pub mod live;
