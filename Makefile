@@ -31,5 +31,6 @@ bench: ## send accuracy and cost against a loopback server, with ratios
 captures: servers ## make captures/ anew (needs the right to capture on lo)
 	captures/make.sh
 
-schema: ## write docs/report.schema.json anew
+schema: ## write the JSON Schemas of reports and policies anew
 	$(CARGO) run --release --locked --quiet --bin replay -- schema > docs/report.schema.json
+	$(CARGO) run --release --locked --quiet --bin replay -- schema policy > policies/policy.schema.json

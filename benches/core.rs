@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use governor::{Quota, RateLimiter};
 use replay::govern::bucket::Bucket;
-use replay::govern::gate::Gate;
+use replay::govern::gate::{Gate, GateLimits};
 use replay::govern::latch::Latch;
 use replay::units::{Rate, RunTime};
 
@@ -34,7 +34,8 @@ fn main() {
     let take = time(calls, |i| {
         black_box(bucket.try_take(RunTime(u64::from(i) * 2_000)));
     });
-    let gate = Gate::new(Latch::new(), Rate::per_sec(1_000_000), 1_000);
+    let gate =
+        Gate::new(Latch::new(), GateLimits::of_rate(Rate::per_sec(1_000_000), Rate::per_sec(1_000), 1_000));
     gate.publish(RunTime::START, Rate::per_sec(1_000_000), Rate::per_sec(10), far);
     let mut now = 0;
     let permit = time(calls, |_| {

@@ -10,7 +10,7 @@
 //!                  watch -> guards -> govern -> grant --+
 //! ```
 //!
-//! Pure rooms (`wire trace capture plan govern policy measure report`) never read a clock, a socket, a
+//! Pure rooms (`wire trace capture plan govern policy measure report simulate`) never read a clock, a socket, a
 //! file or a random number: time, bytes and seeds are arguments. `edge` touches the world and decides
 //! nothing. `engine` joins the two.
 
@@ -26,6 +26,7 @@ pub mod measure;
 pub mod plan;
 pub mod policy;
 pub mod report;
+pub mod simulate;
 pub mod trace;
 pub mod units;
 pub mod wire;

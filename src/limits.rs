@@ -57,6 +57,19 @@ pub const LOCAL_BUCKET: Duration = Duration::from_millis(100);
 /// Longest look-back of a local guard, in buckets (30 s): older evidence is about another moment.
 pub const LOCAL_BUCKETS_MAX: usize = 300;
 
+/// Ticks of our own traffic kept to compare with what a query saw: 15 minutes, longer than any range a guard
+/// should have.
+pub const OWN_TRAFFIC_TICKS_MAX: usize = 9_000;
+
+/// Rates seen before the start without which nothing can be said about visibility.
+pub const VISIBILITY_SAMPLES_MIN: usize = 3;
+
+/// Prometheus's clock against ours: beyond this the run holds (see also [`SKEW_NO_DATA`]).
+pub const SKEW_HOLD: Duration = Duration::from_secs(2);
+
+/// Experiments (cuts under observation) kept; more cuts than this end a run long before.
+pub const EXPERIMENTS_MAX: usize = 64;
+
 const _: () = assert!(GRANT_TTL.as_millis() >= 3 * TICK.as_millis());
 const _: () = assert!(PERMIT_TTL.as_millis() < GRANT_TTL.as_millis());
 const _: () = assert!(WORKER_SILENT_HOLD.as_millis() < WORKER_SILENT_ABORT.as_millis());
@@ -183,6 +196,18 @@ pub const RESPONSE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// Time that in-flight requests get after an abort.
 pub const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+/// Time between two connections that one worker closes after the load, while there are few of them.
+pub const CLOSE_EACH: Duration = Duration::from_millis(10);
+
+/// Time in which all connections are closed, however many: within the grace of an abort.
+pub const CLOSE_ALL: Duration = Duration::from_secs(3);
+
+const _: () = assert!(CLOSE_ALL.as_millis() < ABORT_GRACE.as_millis());
+
+/// Bytes of answers that may come in one second without having been seen before: the least of what is reserved
+/// ahead of a budget on bytes.
+pub const RESERVE_BYTES_PER_SECOND: u64 = 256 * 1024 * 1024;
 
 /// Time that in-flight requests get after the last departure.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);

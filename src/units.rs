@@ -271,6 +271,21 @@ fn milli(text: &str) -> Option<u64> {
     whole.checked_mul(1000)?.checked_add(fraction)
 }
 
+/// Parses a size in bytes: a whole number with `KiB`, `MiB`, `GiB` or `TiB`.
+///
+/// # Errors
+/// [`BadUnit`] for anything else: no unit, a fraction, a decimal unit such as `GB`, or more than `u64` holds.
+pub fn parse_bytes(text: &str) -> Result<u64, BadUnit> {
+    let refuse = || bad(text, "a size such as \"200GiB\" (units: KiB MiB GiB TiB)");
+    let (number, shift) = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)]
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .ok_or_else(refuse)?;
+    let whole = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let n: u64 = number.parse().ok().filter(|n| whole && *n > 0).ok_or_else(refuse)?;
+    n.checked_mul(1 << shift).ok_or_else(refuse)
+}
+
 /// Parses a duration: whole numbers with units `ms`, `s`, `m`, `h`, `d`, joined (`1h30m`).
 ///
 /// # Errors
@@ -402,5 +417,14 @@ mod tests {
         }
         assert_eq!(Rate::from_rps_f64(f64::INFINITY), Rate::ZERO);
         assert_eq!(Share::from_f64(7.0), Share::ONE);
+    }
+
+    #[test]
+    fn sizes_have_binary_units() {
+        assert_eq!(parse_bytes("200GiB"), Ok(200 << 30));
+        assert_eq!(parse_bytes("1KiB"), Ok(1024));
+        for text in ["200", "200GB", "1.5GiB", "0MiB", "-1KiB", "GiB", "99999999999TiB", "+1KiB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
     }
 }

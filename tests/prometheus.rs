@@ -186,13 +186,18 @@ fn check_asks_each_guard_once() {
     let done = replay(&["check", &good, "--explain"]);
     assert_eq!(code(&done), 0, "{}", text(&done));
     assert!(
-        text(&done).contains("Good(0.0): would start") && text(&done).contains("L = "),
+        text(&done).contains("Good(0.0) (limits: back off 60 requests): would start")
+            && text(&done).contains("L = "),
         "{}",
         text(&done)
     );
     let bad = policy(s.dir.path(), s.prometheus.port, "max(no_such_metric)", "back_off_above = 60");
     let done = replay(&["check", &bad]);
     assert_eq!(code(&done), 3, "{}", text(&done));
-    assert!(text(&done).contains("NoData(Empty): would not start"), "{}", text(&done));
+    assert!(
+        text(&done).contains("NoData(Empty) (limits: back off 60 requests): would not start"),
+        "{}",
+        text(&done)
+    );
     assert_eq!(code(&replay(&["check", &bad, "--offline"])), 0);
 }

@@ -6,7 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PURE: [&str; 8] = ["wire", "trace", "capture", "plan", "govern", "policy", "measure", "report"];
+const PURE: [&str; 9] =
+    ["wire", "trace", "capture", "plan", "govern", "policy", "measure", "report", "simulate"];
 
 /// What each module may import of ours.
 fn allowed(module: &str) -> Vec<&'static str> {
@@ -22,6 +23,7 @@ fn allowed(module: &str) -> Vec<&'static str> {
         "measure" => with(&["trace", "wire", "govern"]),
         "policy" => with(&["govern", "plan"]),
         "report" => with(&["policy", "govern", "measure", "plan", "trace"]),
+        "simulate" => with(&["govern", "plan"]),
         "edge" => [with(&PURE), vec!["edge"]].concat(),
         "engine" => [with(&PURE), vec!["edge"]].concat(),
         "demo" | "cli" => [with(&PURE), vec!["edge", "engine", "demo"]].concat(),

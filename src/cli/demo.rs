@@ -117,7 +117,7 @@ impl DemoArgs {
             Refusal::Refused(why) => anyhow::anyhow!(why),
         })?;
         let workers = workers_for(prepared.settings.target);
-        let conduct = Conduct { out: self.out.join(name), workers, signals: true };
+        let conduct = Conduct::into(self.out.join(name), workers);
         let mut live = LiveLine::new(self.quiet);
         let report = run(prepared, &conduct, &mut |s| live.show(s));
         live.done();

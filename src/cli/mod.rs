@@ -3,12 +3,18 @@
 //! Results go to standard output, progress and diagnostics to standard error. `replay` alone takes the
 //! flags of `replay run`.
 
+mod backtest;
 mod capture;
 mod check;
+mod control;
 mod demo;
+mod drill;
+mod explain;
+mod init;
 mod progress;
 mod run;
 mod shop;
+mod simulate;
 mod trace;
 
 use std::io::Write;
@@ -46,13 +52,37 @@ enum Command {
     Run(run::RunArgs),
     /// Check a policy without sending any traffic.
     Check(check::CheckArgs),
+    /// Write a short policy for review: finds metrics on a Prometheus and routes in a trace.
+    Init(init::InitArgs),
+    /// Try every way to stop a run, at the probe rate against the real target, and time each.
+    Drill(drill::DrillArgs),
+    /// Decide a recorded run again, or an invented one, offline; draws it.
+    Simulate(simulate::SimulateArgs),
+    /// Tell the story of a run in plain sentences.
+    Explain(explain::ExplainArgs),
+    /// What the runs under way on this host are doing.
+    Status(control::WhichRun),
+    /// Rate to zero until `replay resume`.
+    Pause(control::WhichRun),
+    /// Keep the rate as it is: no growth until `replay resume`.
+    Freeze(control::WhichRun),
+    /// Go on after a pause (through preflight and recovery) or a freeze.
+    Resume(control::WhichRun),
+    /// Stop for good, at once.
+    Stop(control::WhichRun),
+    /// Say that somebody has looked at the last run against a target.
+    Ack(control::AckArgs),
     /// Watch the governor at work against a built-in shop on this machine; needs nothing else.
     Demo(demo::DemoArgs),
     /// Open the demo's shop on this machine, to try things against.
     Shop(shop::ShopArgs),
-    /// Print the JSON Schema of report.json.
+    /// Print a JSON Schema: of report.json, or of policies.
     #[command(hide = true)]
-    Schema,
+    Schema {
+        /// `report` or `policy`.
+        #[arg(default_value = "report", value_parser = ["report", "policy"])]
+        of: String,
+    },
 }
 
 /// Parses the arguments, runs one subcommand and returns its exit code.
@@ -77,8 +107,20 @@ pub fn main() -> ExitCode {
             Ok(FAULT)
         }),
         Some(Command::Shop(args)) => args.run(&mut out),
-        Some(Command::Schema) => {
-            writeln!(out, "{:#}", crate::report::json::schema()).map(|()| OK).map_err(Into::into)
+        Some(Command::Init(args)) => args.run(&mut out),
+        Some(Command::Drill(args)) => args.run(&mut out),
+        Some(Command::Simulate(args)) => args.run(&mut out),
+        Some(Command::Explain(args)) => args.run(&mut out),
+        Some(Command::Status(args)) => args.run("status", &mut out),
+        Some(Command::Pause(args)) => args.run("pause", &mut out),
+        Some(Command::Freeze(args)) => args.run("freeze", &mut out),
+        Some(Command::Resume(args)) => args.run("resume", &mut out),
+        Some(Command::Stop(args)) => args.run("stop", &mut out),
+        Some(Command::Ack(args)) => args.run(&mut out),
+        Some(Command::Schema { of }) => {
+            let schema =
+                if of == "policy" { crate::policy::schema::schema() } else { crate::report::json::schema() };
+            writeln!(out, "{schema:#}").map(|()| OK).map_err(Into::into)
         }
         None => cli.run.run(&mut out),
     };

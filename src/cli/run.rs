@@ -4,9 +4,10 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::edge::clock::Clock;
+use crate::edge::clock::{Clock, wall};
 use crate::edge::host::lock;
 use crate::engine::governor::Snapshot;
+use crate::engine::ledger;
 use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
 use crate::engine::run::{Conduct, NotStarted, Prepared, run, workers_for};
 use crate::policy::settings::{LeadIn, in_flight_max};
@@ -129,6 +130,11 @@ impl RunArgs {
             Ok(lock) => lock,
             Err(error) => return complain(&anyhow::anyhow!("refused: {error:#}"), super::REFUSED),
         };
+        match must_look_first(&prepared) {
+            Ok(None) => {}
+            Ok(Some(why)) => return complain(&anyhow::anyhow!("refused: {why}"), super::REFUSED),
+            Err(error) => return complain(&error.context("refused"), super::REFUSED),
+        }
         let code = self.carry_out(out, prepared);
         drop(lock);
         code
@@ -176,18 +182,27 @@ impl RunArgs {
             let why = format!("refused: {} holds a run already; give another --out", folder.display());
             return complain(&anyhow::anyhow!(why), super::REFUSED);
         }
+        let target = prepared.target.clone();
+        let mark = match ledger::begin(&target, &prepared.words.id, &folder, wall()) {
+            Ok(mark) => mark,
+            Err(error) => return complain(&error.context("refused"), super::REFUSED),
+        };
         let workers = workers_for(prepared.settings.target);
-        let conduct = Conduct { out: folder.clone(), workers, signals: true };
+        let conduct = Conduct::into(folder.clone(), workers);
         let mut line = LiveLine::new(self.quiet);
         let report = match run(prepared, &conduct, &mut |s| line.show(s)) {
             Ok(report) => report,
             Err(error) => {
                 line.done();
+                ledger::undo(mark)?;
                 let refused = error.downcast_ref::<NotStarted>().is_some();
                 return complain(&error, if refused { super::REFUSED } else { super::FAULT });
             }
         };
         line.done();
+        if let Err(error) = ledger::end(mark, &target, &report) {
+            writeln!(std::io::stderr(), "replay: the run's end could not be noted: {error:#}")?;
+        }
         // The run is over: a closed pipe must not turn its exit code into another one.
         if self.json {
             drop(serde_json::to_writer_pretty(&mut *out, &report));
@@ -201,6 +216,14 @@ impl RunArgs {
         }
         Ok(report.exit_code)
     }
+}
+
+/// Why a person must look before this run: the last one was aborted or crashed, or no drill was passed lately.
+fn must_look_first(p: &Prepared<FileSource>) -> anyhow::Result<Option<String>> {
+    if let Some(why) = ledger::obstacle(&p.target)? {
+        return Ok(Some(why));
+    }
+    super::drill::missing(&p.policy)
 }
 
 fn complain(error: &anyhow::Error, code: u8) -> anyhow::Result<u8> {

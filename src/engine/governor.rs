@@ -7,17 +7,24 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::journal::{Journal, Line};
+use super::handle::Handle;
+use super::journal::Journal;
 use super::shared::{Shared, Stage};
+use super::sight::Sight;
+use super::spending::Spending;
 use crate::edge::clock::{wait, wall};
+use crate::edge::host::control::Orders;
 use crate::edge::host::kill_file::KillFile;
+use crate::edge::host::metrics_page::{Metrics, Numbers};
 use crate::edge::send::book::{Beat, Flow};
 use crate::edge::watch::poll::Board;
+use crate::govern::budget::BudgetKind;
 use crate::govern::guard::{Guard, Sample, View};
 use crate::govern::inputs::{Finish, Inputs};
 use crate::govern::latch::StopCause;
 use crate::govern::local::{Bins, LocalNow, LocalWindow};
 use crate::govern::local_rules::LocalMetric;
+use crate::govern::record::Line;
 use crate::govern::settings::Settings;
 use crate::govern::state::{Phase, State, Terminal};
 use crate::govern::step::{Effect, step};
@@ -34,6 +41,8 @@ pub struct Snapshot {
     pub target_rps: f64,
     /// Time of the run.
     pub at: RunTime,
+    /// Views of the guards.
+    pub views: Vec<View>,
 }
 
 /// A change worth telling.
@@ -84,6 +93,16 @@ pub struct Governor {
     pub journal: Journal,
     /// Live numbers.
     pub snapshot: Arc<Mutex<Snapshot>>,
+    /// What hangs on the past and on our own traffic: baselines, visibility.
+    pub sight: Sight,
+    /// Budgets.
+    pub spending: Option<Spending>,
+    /// A person's standing order.
+    pub orders: Orders,
+    /// Our own metrics.
+    pub metrics: Metrics,
+    /// What a drill does to this run.
+    pub handle: Option<Arc<Handle>>,
 }
 
 /// Sets the latch when the governor's thread ends for whatever reason.
@@ -107,6 +126,9 @@ struct Recent {
     sent: u64,
     offered: u64,
     due: u64,
+    failed: u64,
+    bytes: u64,
+    connects: u64,
 }
 
 impl Recent {
@@ -145,6 +167,7 @@ struct Watch {
     lag_seconds_bad: u32,
     quiet_until: RunTime,
     silent: Duration,
+    connections: u64,
 }
 
 impl Watch {
@@ -159,7 +182,7 @@ impl Watch {
 impl Governor {
     /// Governs to the end of the run.
     #[must_use]
-    pub fn run(self) -> GovernorEnd {
+    pub fn run(mut self) -> GovernorEnd {
         let _alive = Alive(Arc::clone(&self.shared));
         let mut state = State::start(&self.settings);
         let mut watch = Watch {
@@ -170,6 +193,7 @@ impl Governor {
             lag_seconds_bad: 0,
             quiet_until: RunTime::START,
             silent: Duration::ZERO,
+            connections: 0,
         };
         let (mut timeline, mut told, mut row) = (Vec::new(), Vec::new(), Row::default());
         let clock = self.shared.clock;
@@ -182,7 +206,8 @@ impl Governor {
             last = (now, wall_now);
             due = due.plus(TICK).max(now);
             let flow = self.gather(&mut watch, now);
-            let inputs = self.inputs(&mut watch, now, late, jump);
+            self.shift();
+            let inputs = self.inputs(&mut watch, &state, now, late, jump);
             let (next, effects) = step(&self.settings, &state, &inputs);
             state = next;
             self.carry_out(&state, &effects, now);
@@ -198,7 +223,9 @@ impl Governor {
             if state.phase == Phase::Done {
                 timeline.push(row);
                 self.shared.set_stage(Stage::Ended);
-                let journal_error = self.journal.finish().err().map(|e| format!("{e:#}"));
+                self.metrics.show(Numbers { active: false, ..self.numbers(&watch, &state, now) });
+                let spending_error = self.spending.take().and_then(|s| s.finish().err());
+                let journal_error = self.journal.finish().err().or(spending_error).map(|e| format!("{e:#}"));
                 let terminal =
                     state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
                 let worst = watch.guards.iter().map(Guard::worst).collect();
@@ -218,9 +245,15 @@ impl Governor {
             live.in_flight += beat.now.in_flight;
             live.oldest_ns = live.oldest_ns.max(beat.now.oldest_ns);
             live.ages.merge(&beat.now.ages);
+            live.connections += beat.now.connections;
             failures = failures.max(beat.now.failures_in_a_row);
             all.absorb(beat);
         }
+        let c = &all.bucket.counts;
+        watch.recent.failed += c.errors + c.timeouts + c.refused;
+        watch.recent.bytes += c.bytes;
+        watch.recent.connects += c.connects;
+        watch.connections = live.connections;
         live.failures_in_a_row = failures;
         live.in_flight = live.in_flight.max(self.shared.gate.in_flight());
         live.in_flight_max = self.shared.gate.in_flight_max();
@@ -229,27 +262,38 @@ impl Governor {
         watch.lag_second.merge(&all.lag);
         let lag_ticks = (self.settings.lag.as_millis() / TICK.as_millis()) as usize;
         watch.recent.push(all.flow, lag_ticks);
+        self.sight.sent(now, watch.recent.sent, watch.recent.failed);
         all.flow
     }
 
-    fn inputs(&self, watch: &mut Watch, now: RunTime, late: Duration, jump: Duration) -> Inputs {
-        self.observe(watch, now);
+    fn inputs(
+        &mut self,
+        watch: &mut Watch,
+        state: &State,
+        now: RunTime,
+        late: Duration,
+        jump: Duration,
+    ) -> Inputs {
+        self.observe(watch, state, now);
+        self.spend(watch);
         let latch = self.shared.gate.latch();
         if self.kill_file.as_ref().is_some_and(KillFile::says_stop) {
             latch.set(StopCause::KillFile);
         }
         let ms = |d: Duration| d.as_millis() as u64;
-        let views = watch.guards.iter().zip(&self.settings.guards).map(|(g, s)| g.view(s, now)).collect();
+        let views: Vec<View> =
+            watch.guards.iter().zip(&self.settings.guards).map(|(g, s)| g.view(s, now)).collect();
         let best = watch.recent.rates.iter().max().copied().unwrap_or(0);
         // The latch that we set ourselves when aborting is no new reason.
         let stop = latch.cause().filter(|c| *c != StopCause::Governor);
+        let organic = self.settings.organic.and_then(|rule| views.get(rule.guard)?.reading.value());
+        let used_up = self.spending.as_ref().and_then(Spending::used_up);
         Inputs {
             now,
             tick_late_ms: ms(late),
             clock_jump_ms: ms(jump),
             worker_silent_ms: ms(watch.silent),
             stop,
-            guards: views,
             sent_1s: watch.recent.sent_1s(),
             offered_1s: watch.recent.offered_1s(),
             due_1s: watch.recent.due_1s(),
@@ -258,14 +302,51 @@ impl Governor {
             offered: watch.recent.offered,
             achieved_max: Rate::per_sec(best),
             in_flight: self.shared.gate.in_flight(),
-            finish: self.shared.plan_ended().then_some(Finish::TraceEnd),
+            finish: self.finish(now),
             lag_bad: watch.lag_seconds_bad >= LAG_SECONDS,
             quiet_until: watch.quiet_until,
-            operator: None,
+            order: self.orders.get(),
+            budget: used_up.filter(|k| *k != BudgetKind::Requests),
+            window_left_ms: self.settings.window_end.map(|end| ms(end.since(now))),
+            baseline: self.sight.baseline(self.local.len(), &self.settings.guards, &views),
+            visible: self.sight.visible(),
+            organic: organic.map(Rate::from_rps_f64),
+            skew_ms: self.board.skew_ms(),
+            connections: watch.connections,
+            guards: views,
         }
     }
 
-    fn observe(&self, watch: &mut Watch, now: RunTime) {
+    /// Why the sending ends in good order now, if it does.
+    fn finish(&self, now: RunTime) -> Option<Finish> {
+        if self.settings.window_end.is_some_and(|end| now >= end) {
+            Some(Finish::WindowEnd)
+        } else if self.shared.gate.requests_left() == 0 {
+            Some(Finish::RequestBudget)
+        } else {
+            self.shared.plan_ended().then_some(Finish::TraceEnd)
+        }
+    }
+
+    /// Counts what was spent and sees to it that the next second is on the disk before it flows.
+    fn spend(&mut self, watch: &Watch) {
+        let Some(spending) = &mut self.spending else { return };
+        let r = &watch.recent;
+        if !spending.note(r.sent, r.failed, r.bytes, r.connects) {
+            self.shared.gate.latch().set(StopCause::BudgetStore);
+        }
+    }
+
+    /// A drill asked for a guard to be tripped: its limits move so that whatever it reads is a breach.
+    fn shift(&mut self) {
+        let Some(guard) = self.handle.as_ref().and_then(|h| h.take_shift()) else { return };
+        if let Some(spec) = self.settings.guards.get_mut(guard) {
+            spec.thresholds = spec.thresholds.tripped();
+            self.journal.put(Line::Shifted { at: self.shared.clock.now(), guard });
+        }
+    }
+
+    fn observe(&mut self, watch: &mut Watch, state: &State, now: RunTime) {
         let seq = now.0;
         for (i, metric) in self.local.iter().enumerate() {
             let sample = Sample { seq, requested_at: now, answer: metric.answer(&watch.window) };
@@ -273,13 +354,30 @@ impl Governor {
                 guard.observe(spec, now, sample);
             }
         }
+        let offset = self.local.len();
+        for fixed in self.sight.fix_limits(offset, &mut self.settings.guards, now) {
+            self.journal.put(fixed);
+        }
         for (i, sample) in self.board.read().into_iter().enumerate() {
-            let at = self.local.len() + i;
-            if let (Some(sample), Some(guard), Some(spec)) =
-                (sample, watch.guards.get_mut(at), self.settings.guards.get(at))
+            let Some(sample) = sample else { continue };
+            let sample = self.sight.translate(i, sample, state.sent_anything, now);
+            if let (Some(guard), Some(spec)) =
+                (watch.guards.get_mut(offset + i), self.settings.guards.get(offset + i))
             {
                 guard.observe(spec, now, sample);
             }
+        }
+    }
+
+    fn numbers(&self, watch: &Watch, state: &State, now: RunTime) -> Numbers {
+        let grant = state.grant(&self.settings, now);
+        Numbers {
+            active: !matches!(state.phase, Phase::Preflight | Phase::Baseline | Phase::Done),
+            share: grant.share.as_f64(),
+            ceiling_rps: grant.ceiling.rps(),
+            sent: watch.recent.sent as f64,
+            failed: watch.recent.failed as f64,
+            in_flight: self.shared.gate.in_flight() as f64,
         }
     }
 
@@ -291,7 +389,13 @@ impl Governor {
                 // A moment ahead, so that the first departures are not late already.
                 Effect::StartLeadIn => self.shared.set_stage(Stage::LeadIn(now.plus(TICK * 2))),
                 Effect::StartMeasure => self.shared.set_stage(Stage::Measure(now.plus(TICK * 3))),
-                Effect::Entered { .. } | Effect::Cut { .. } | Effect::Grown { .. } | Effect::Finished(_) => {}
+                Effect::Entered { .. }
+                | Effect::Cut { .. }
+                | Effect::Grown { .. }
+                | Effect::Attributed { .. }
+                | Effect::Room { .. }
+                | Effect::Calm
+                | Effect::Finished(_) => {}
             }
         }
         let grant = state.grant(&self.settings, now);
@@ -313,6 +417,7 @@ impl Governor {
         let second = now.0 / NANOS_PER_SEC;
         if second != row.second {
             watch.end_second();
+            self.metrics.show(self.numbers(watch, state, now));
             let fresh = Row { second, ..Row::default() };
             all.push(std::mem::replace(row, fresh));
         }
@@ -330,7 +435,9 @@ impl Governor {
         row.p95_ms = watch.window.quantile(0.95, 20).0.map(|s| s * 1e3);
         let mut snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = watch.recent.sent_1s();
-        *snapshot = Snapshot { row: Row { sent, ..row.clone() }, target_rps: grant.ceiling.rps(), at: now };
+        let views = watch.guards.iter().zip(&self.settings.guards).map(|(g, s)| g.view(s, now)).collect();
+        let row = Row { sent, ..row.clone() };
+        *snapshot = Snapshot { row, target_rps: grant.ceiling.rps(), at: now, views };
     }
 }
 

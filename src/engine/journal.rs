@@ -10,44 +10,10 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use serde::{Deserialize, Serialize};
 
-use crate::govern::inputs::Inputs;
 use crate::govern::latch::{Latch, StopCause};
-use crate::govern::settings::Settings;
-use crate::govern::state::{Grant, State};
-use crate::govern::step::Effect;
+use crate::govern::record::Line;
 use crate::limits::JOURNAL_QUEUE_MAX;
-use crate::units::WallTime;
-
-/// One line.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(clippy::large_enum_variant, reason = "nearly all lines are ticks")]
-pub enum Line {
-    /// The first line: what the governor was told once.
-    Start {
-        /// Run id.
-        run: String,
-        /// Wall-clock time of run time zero.
-        at: WallTime,
-        /// Settings.
-        settings: Settings,
-    },
-    /// One tick: what it saw and what it decided.
-    Tick {
-        /// Inputs.
-        inputs: Inputs,
-        /// The state after.
-        state: State,
-        /// What changed.
-        effects: Vec<Effect>,
-        /// What was granted.
-        grant: Grant,
-    },
-    /// The last line: the run ended in good order.
-    End,
-}
 
 /// The governor's end of the journal.
 #[derive(Debug)]
@@ -112,4 +78,26 @@ fn write_all(out: &mut impl Write, lines: &Receiver<Line>) -> anyhow::Result<()>
         out.flush()?;
     }
     Ok(())
+}
+
+/// Reads a journal. A last line that was cut off is left out; anything else that cannot be read is an error.
+///
+/// # Errors
+/// When it cannot be read, with the line.
+pub fn read(path: &Path) -> anyhow::Result<Vec<Line>> {
+    let show = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the journal {show}"))?;
+    let mut out = Vec::new();
+    for (n, line) in text.split_inclusive('\n').enumerate() {
+        match serde_json::from_str(line) {
+            Ok(line) => out.push(line),
+            Err(_) if !line.ends_with('\n') => break,
+            Err(e) => {
+                return Err(e).with_context(|| {
+                    format!("{show}, line {}: not a line of a journal of this version", n + 1)
+                });
+            }
+        }
+    }
+    Ok(out)
 }

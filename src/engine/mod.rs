@@ -11,9 +11,13 @@
 
 pub mod feeder;
 pub mod governor;
+pub mod handle;
 pub mod identity;
 pub mod journal;
+pub mod ledger;
 pub mod prepare;
 pub mod run;
 pub mod shared;
+pub mod sight;
+pub mod spending;
 pub mod worker;

@@ -10,22 +10,26 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::run::{Prepared, fresh_id};
+use crate::edge::clock::wall;
 use crate::edge::host::kill_file::KillFile;
+use crate::edge::host::site_file;
+use crate::edge::host::window::{self, Opening};
 use crate::edge::intake::trace_file::{self, TraceFile};
+use crate::govern::settings::Settings;
 use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::DepartureKind;
 use crate::plan::forecast::{Forecast, forecast};
 use crate::plan::screen::Screen;
 use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanSettings};
-use crate::policy::settings::{LeadIn, govern};
+use crate::policy::settings::{LeadIn, govern, hold_total as policy_hold_total, time_to_full};
 use crate::policy::target::{self, Target};
 use crate::policy::{Policy, check};
 use crate::report::dry_run::{Asked, BucketTrial};
 use crate::report::json::RunJson;
 use crate::trace::TraceEvent;
 use crate::trace::reader::End;
-use crate::units::{NANOS_PER_SEC, Rate, Scale, Speed};
+use crate::units::{NANOS_PER_SEC, Rate, Scale, Speed, show_duration};
 
 /// The built-in policy, for loopback targets only.
 pub const DEFAULT_POLICY: &str = include_str!("../../policies/default.toml");
@@ -139,8 +143,17 @@ pub fn default_policy() -> anyhow::Result<Policy> {
 /// # Errors
 /// [`Refusal`].
 pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal> {
+    // What the site says stands above policy and flags; a file that cannot be understood lets nothing run.
+    let site = match site_file::of_host() {
+        Ok(site) => site,
+        Err(e) => return refused(format!("{e:#}")),
+    };
+    let mut lowered = asked.clone();
+    let said = site.lower(&mut lowered.policy);
+    let asked = &lowered;
     let policy = &asked.policy;
     let target = target_of(asked)?;
+    let opening = opening(policy)?;
     let connect_to = connect_to(asked, &target)?;
     limits(asked, &target)?;
     let mut source = FileSource::open(&asked.trace)?;
@@ -149,7 +162,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let mut plan = plan_settings(asked)?;
     let (first, duration_ns, source) = forecast(source, &mut plan, |_| ())?;
     something_to_send(&first, trace_warning.as_deref())?;
-    let settings = govern(policy, asked.rate.unwrap_or(first.peak), asked.lead_in);
+    let peak = asked.rate.unwrap_or(first.peak);
+    let mut settings = govern(policy, peak, asked.lead_in);
+    hold_total(&mut settings, asked, peak);
     // Only now is the ceiling known that the plan's own bursts must pass under.
     let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
     let (forecast, _, mut source) = forecast(source, &mut plan, |due| trial.due(due))?;
@@ -160,7 +175,13 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         None => (forecast, trial),
         Some((rate, until)) => steady_forecast(&sample, rate, asked.seed, until, trial.again()),
     };
-    let words = RunJson { trace_warning, ..words(asked, &target, &forecast, spread_seed) };
+    settings.measure_len = match (asked.run_for, steady) {
+        (Some(d), _) => d,
+        (None, Some((_, until))) => Duration::from_nanos(until),
+        (None, None) => Duration::from_nanos(whole),
+    };
+    fits_window(&settings, opening.as_ref())?;
+    let words = RunJson { trace_warning, site_limits: said, ..words(asked, &target, &forecast, spread_seed) };
     let dry = Asked {
         trace: words.trace.clone(),
         target: words.target.clone(),
@@ -182,9 +203,51 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         forecast,
         sample,
         steady,
+        opening,
         words,
     };
     Ok((prepared, dry))
+}
+
+/// The opening of the window that holds now; without a window there is none.
+fn opening(policy: &Policy) -> Result<Option<Opening>, Refusal> {
+    let Some(w) = &policy.window else { return Ok(None) };
+    let now = wall();
+    let opening = window::resolve(w, now)?;
+    if opening.contains(now) {
+        return Ok(Some(opening));
+    }
+    let (start, end) = (opening.start.rfc3339(), opening.end.rfc3339());
+    refused(format!("the window of policy {:?} is closed; it opens {start} and closes {end}", policy.name))
+}
+
+/// Users and ours together: relative to the recorded peak, which is the planned one without scale and speed.
+fn hold_total(settings: &mut Settings, asked: &Request, peak: Rate) {
+    let factor = match asked.rate {
+        Some(_) => 1.0,
+        None => asked.scale.as_f64() * asked.speed.milli as f64 / 1000.0,
+    };
+    let recorded = Rate::from_rps_f64(peak.rps() / factor.max(1e-9));
+    if let Some(rule) = &mut settings.organic {
+        rule.hold_total = policy_hold_total(&asked.policy, recorded);
+    }
+}
+
+/// G028: the window must hold the climb and the measure phase.
+fn fits_window(settings: &Settings, opening: Option<&Opening>) -> Result<(), Refusal> {
+    let Some(opening) = opening else { return Ok(()) };
+    let left = Duration::from_nanos(opening.end.0.saturating_sub(wall().0));
+    let needed = time_to_full(settings) + settings.measure_len + settings.drain_timeout;
+    if needed <= left {
+        return Ok(());
+    }
+    refused(format!(
+        "G028: the window closes in {}, but the climb ({}), the measure phase ({}) and draining need {}; shorten the run with --for, or open a longer window",
+        show_duration(left),
+        show_duration(time_to_full(settings)),
+        show_duration(settings.measure_len),
+        show_duration(needed)
+    ))
 }
 
 /// What a steady run will do: the recorded mix, so nothing of the trace is dropped or kept as such.
@@ -365,4 +428,33 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
         );
     }
     Ok(())
+}
+
+/// What a whole trace holds at scale one, under the built-in policy: peak, routes, counts.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn survey(trace: &Path) -> anyhow::Result<Forecast> {
+    let asked = Request {
+        trace: trace.to_owned(),
+        scale: Scale::ONE,
+        speed: Speed::ONE,
+        rate: None,
+        policy: default_policy()?,
+        target: None,
+        connect_to: None,
+        from: Duration::ZERO,
+        to: None,
+        run_for: None,
+        repeat: false,
+        lead_in: LeadIn::Auto,
+        seed: 1,
+        shard: (0, 1),
+    };
+    let mut plan = match plan_settings(&asked) {
+        Ok(plan) => plan,
+        Err(Refusal::Usage(e)) => return Err(e),
+        Err(Refusal::Refused(why)) => anyhow::bail!(why),
+    };
+    Ok(forecast(FileSource::open(trace)?, &mut plan, |_| ())?.0)
 }

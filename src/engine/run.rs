@@ -10,18 +10,28 @@ use anyhow::Context;
 
 use super::feeder::{Feeder, MeasurePlan};
 use super::governor::{Governor, GovernorEnd, Snapshot, Told};
+use super::handle::Handle;
 use super::identity;
-use super::journal::{Journal, Line};
+use super::journal::Journal;
 use super::shared::{Shared, Stage};
+use super::sight::Sight;
+use super::spending::Spending;
 use super::worker::{self, WorkerSettings};
 use crate::edge::clock::{Clock, wait, wall};
-use crate::edge::host::kill_file::KillFile;
-use crate::edge::host::signals;
+use crate::edge::host::control::{Control, Orders};
+use crate::edge::host::kill_file::{KillFile, KillWatch};
+use crate::edge::host::metrics_page::{Metrics, MetricsPage};
+use crate::edge::host::window::Opening;
+use crate::edge::host::{budget_store, signals, state_folder};
+use crate::edge::watch::baseline::{self, Baselines};
 use crate::edge::watch::poll::{self, Board, PollContext};
-use crate::govern::gate::Gate;
+use crate::govern::budget::BudgetKind;
+use crate::govern::gate::{Gate, GateLimits};
 use crate::govern::guard::GuardSpec;
 use crate::govern::latch::Latch;
+use crate::govern::record::Line;
 use crate::govern::settings::Settings;
+use crate::govern::state::Attribution;
 use crate::govern::step::Effect;
 use crate::limits::{FEED_BATCHES_MAX, WORKERS_MAX};
 use crate::measure::tally::Tally;
@@ -31,7 +41,7 @@ use crate::plan::stream::{EventSource, PlanSettings, PlanStream};
 use crate::policy::Policy;
 use crate::policy::settings::{in_flight_max, local_guards};
 use crate::policy::target::Target;
-use crate::report::json::{EventJson, Facts, Report, RunJson, report};
+use crate::report::json::{AftercareJson, EventJson, Facts, Report, RunJson, report};
 use crate::units::{Rate, WallTime};
 
 /// Everything a run is made of, checked.
@@ -56,6 +66,8 @@ pub struct Prepared<S> {
     pub sample: Sample,
     /// A steady rate instead of the trace, for this many nanoseconds.
     pub steady: Option<(Rate, u64)>,
+    /// The opening of the policy's window that holds now.
+    pub opening: Option<Opening>,
     /// What the report says of the request.
     pub words: RunJson,
 }
@@ -74,6 +86,18 @@ pub struct Conduct {
     pub workers: usize,
     /// Whether signals of this process stop the run.
     pub signals: bool,
+    /// Whether a control socket is opened.
+    pub control: bool,
+    /// A handle for a drill.
+    pub handle: Option<Arc<Handle>>,
+}
+
+impl Conduct {
+    /// A run into `out` with signals and a control socket.
+    #[must_use]
+    pub fn into(out: PathBuf, workers: usize) -> Self {
+        Self { out, workers, signals: true, control: true, handle: None }
+    }
 }
 
 /// Shows live numbers while a run is under way.
@@ -104,19 +128,47 @@ pub fn run<S: EventSource + Send + 'static>(
     let kill_file = p.policy.kill_file.as_deref().map(|k| KillFile::new(Path::new(k))).transpose()?;
     let started = wall();
     let clock = Clock::start();
-    let gate = Gate::new(latch.clone(), p.policy.rate.max_rps, in_flight_max(&p.policy, p.settings.target));
+    let mut p = p;
+    p.settings.window_end = window_end(&p, started);
+    let in_flight = in_flight_max(&p.policy, p.settings.target);
+    let spending = open_spending(&p, started, in_flight, &latch).context(NotStarted)?;
+    let gate = Gate::new(latch.clone(), gate_limits(&p, spending.as_ref(), in_flight));
     let shared = Shared::new(clock, gate, conduct.workers.clamp(1, WORKERS_MAX));
-    let first = Line::Start { run: p.words.id.clone(), at: started, settings: p.settings.clone() };
+    let (run, target) = (p.words.id.clone(), target_name(&p.target));
+    let metrics = Metrics::new(&target, &run)?;
+    let page = p.policy.metrics_listen.as_deref().map(|l| MetricsPage::open(l, metrics.clone())).transpose();
+    let _page = page.context(NotStarted)?;
+    let first = Line::Start { run, target, at: started, settings: p.settings.clone() };
     let journal = Journal::start(&folder.join("journal.jsonl"), &first, latch.clone()).context(NotStarted)?;
     if conduct.signals {
         signals::stop_on_signals(&latch)?;
     }
+    // Without a watch of the kernel's the file is still looked at every tick.
+    let _kill_watch = kill_file.clone().and_then(|f| KillWatch::start(f, latch.clone()).ok());
     let tls = needs_tls(&p).then(crate::edge::trust::client_config).transpose()?;
     let board = Board::new(p.policy.guards.len());
-    let watch = start_watch(&p, &shared, board.clone(), tls.clone())?;
+    let ours = Arc::default();
+    let baselines = Baselines::new(&p.policy.guards);
+    let sight = Sight::new(&p.policy, baselines.clone(), Arc::clone(&ours));
+    let context = PollContext {
+        board: board.clone(),
+        clock,
+        prometheus: p.policy.prometheus.clone(),
+        tls: tls.clone(),
+        token: token(&p.policy)?,
+        ours,
+        run: p.words.id.clone(),
+        target: target_name(&p.target),
+    };
+    let watch = start_watch(&p, &context, &baselines)?;
     let (senders, workers) = start_workers(&p, &shared, tls)?;
     let snapshot = Arc::new(Mutex::new(Snapshot::default()));
     let local: Vec<_> = local_guards(&p.policy).into_iter().map(|(m, _)| m).collect();
+    let orders = Orders::default();
+    let _control = conduct.control.then(|| open_control(&p, &orders, &latch, &snapshot)).transpose()?;
+    if let Some(handle) = &conduct.handle {
+        handle.fill(&shared);
+    }
     let governor = Governor {
         shared: Arc::clone(&shared),
         settings: p.settings.clone(),
@@ -126,6 +178,11 @@ pub fn run<S: EventSource + Send + 'static>(
         connects: p.policy.rate.max_new_connections,
         journal,
         snapshot: Arc::clone(&snapshot),
+        sight,
+        spending,
+        orders: orders.clone(),
+        metrics,
+        handle: conduct.handle.clone(),
     };
     let governor = spawn("governor", move || governor.run())?;
     let sample_names = p.sample.routes().names().to_vec();
@@ -163,10 +220,103 @@ pub fn run<S: EventSource + Send + 'static>(
     Ok(report)
 }
 
+/// The name of a target in locks, metrics and ledgers: host and port, one spelling.
+#[must_use]
+pub fn target_name(target: &Target) -> String {
+    let host = target.host().trim_end_matches('.').to_ascii_lowercase();
+    let host = if host == "localhost" { "127.0.0.1" } else { host.as_str() };
+    format!("{host}:{}", target.port())
+}
+
+/// When sending must end: the window's end, or the longest run that the site allows, whichever comes first.
+fn window_end<S>(p: &Prepared<S>, started: WallTime) -> Option<crate::units::RunTime> {
+    let window = p.opening.map(|o| crate::units::RunTime(o.end.0.saturating_sub(started.0)));
+    let longest = p.policy.duration_max.map(crate::units::RunTime::from_duration);
+    match (window, longest) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+fn open_spending<S>(
+    p: &Prepared<S>,
+    started: WallTime,
+    in_flight: u64,
+    latch: &Latch,
+) -> anyhow::Result<Option<Spending>> {
+    let Some(rule) = &p.policy.budget else { return Ok(None) };
+    let folder = state_folder::folder()?;
+    let start = match &p.opening {
+        Some(opening) => opening.start,
+        None => budget_store::period_start(&folder, &p.policy.name, started, rule.period)?,
+    };
+    let rates = (p.settings.target, p.policy.rate.max_new_connections, in_flight);
+    let spending = Spending::open(&folder, &p.policy.name, start, rule.limits, rates, latch.clone())?;
+    if let Some(kind) = spending.used_up() {
+        let key = kind.name();
+        anyhow::bail!(
+            "the budget of {key} of policy {:?} is used up since {}; a new period begins later",
+            p.policy.name,
+            start.rfc3339()
+        );
+    }
+    Ok(Some(spending))
+}
+
+fn gate_limits<S>(p: &Prepared<S>, spending: Option<&Spending>, in_flight: u64) -> GateLimits {
+    let left = |kind| spending.and_then(|s| s.left(kind));
+    GateLimits {
+        rate: p.policy.rate.max_rps,
+        connects: p.policy.rate.max_new_connections,
+        in_flight,
+        requests: left(BudgetKind::Requests),
+        connections: left(BudgetKind::Connections),
+        window_end: p.settings.window_end,
+    }
+}
+
+/// The bearer token for Prometheus.
+///
+/// # Errors
+/// When its file cannot be read.
+pub fn token(policy: &Policy) -> anyhow::Result<Option<Arc<str>>> {
+    let Some(path) = policy.prometheus.as_ref().and_then(|p| p.token_file.as_deref()) else {
+        return Ok(None);
+    };
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the token file {path}"))?;
+    Ok(Some(text.trim().into()))
+}
+
+fn open_control<S>(
+    p: &Prepared<S>,
+    orders: &Orders,
+    latch: &Latch,
+    snapshot: &Arc<Mutex<Snapshot>>,
+) -> anyhow::Result<Control> {
+    let (run, target, policy) = (p.words.id.clone(), p.words.target.clone(), p.policy.name.clone());
+    let names: Vec<String> = p.settings.guards.iter().map(|g| g.name.clone()).collect();
+    let (snapshot, standing) = (Arc::clone(snapshot), orders.clone());
+    let status = move || {
+        let s = snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let guards: Vec<_> = names
+            .iter()
+            .zip(&s.views)
+            .map(|(name, v)| serde_json::json!({"name": name, "level": v.level, "value": v.reading.value()}))
+            .collect();
+        serde_json::json!({
+            "ok": true, "run": run, "target": target, "policy": policy, "order": standing.get(),
+            "state": s.row.state, "t": s.at.as_secs_f64(), "share": s.row.share, "ceiling_rps": s.target_rps,
+            "sent_1s": s.row.sent, "in_flight": s.row.in_flight, "p95_ms": s.row.p95_ms, "guards": guards,
+        })
+        .to_string()
+    };
+    Control::open(&p.words.id, orders.clone(), latch.clone(), Arc::new(status))
+}
+
 fn needs_tls<S>(p: &Prepared<S>) -> bool {
     let guards = p.policy.guards.iter().any(|g| match &g.query {
         crate::policy::GuardQuery::Scrape(q) => q.url.starts_with("https:"),
-        crate::policy::GuardQuery::Prometheus(_) => false,
+        _ => false,
     });
     p.target.https() || guards || p.policy.prometheus.as_ref().is_some_and(|p| p.url.starts_with("https:"))
 }
@@ -196,17 +346,18 @@ impl Drop for WatchRuntime {
 
 fn start_watch<S>(
     p: &Prepared<S>,
-    shared: &Arc<Shared>,
-    board: Board,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    context: &PollContext,
+    baselines: &Baselines,
 ) -> anyhow::Result<WatchRuntime> {
     if p.policy.guards.is_empty() {
         return Ok(WatchRuntime { runtime: None });
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(1).thread_name("watch").enable_all().build()?;
-    let context = PollContext { board, clock: shared.clock, prometheus: p.policy.prometheus.clone(), tls };
     for (index, guard) in p.policy.guards.iter().enumerate() {
+        if !guard.baselines.is_empty() {
+            drop(runtime.spawn(baseline::find(context.clone(), baselines.clone(), index, guard.clone())));
+        }
         drop(runtime.spawn(poll::poll(context.clone(), index, guard.clone())));
     }
     Ok(WatchRuntime { runtime: Some(runtime) })
@@ -301,6 +452,7 @@ fn make_report(
         terminal: end.terminal,
         guards: guards.collect(),
         events: events(&end.told, &settings.guards),
+        aftercare: aftercare(&end),
         timeline: end.timeline,
         lead_in,
         measure,
@@ -308,6 +460,14 @@ fn make_report(
         route_names: (&names.0, &names.1),
     };
     report(&facts)
+}
+
+/// What the guards did after the load.
+fn aftercare(end: &GovernorEnd) -> AftercareJson {
+    let Some(ended) = end.state.load_ended else { return AftercareJson::default() };
+    let watched = end.state.entered.since(ended).as_secs_f64();
+    let back = end.state.calm_at.map(|at| (at.since(ended).as_secs_f64() * 10.0).round() / 10.0);
+    AftercareJson { watched_s: (watched * 10.0).round() / 10.0, back_after_s: back }
 }
 
 /// What the governor did, in words.
@@ -325,6 +485,24 @@ fn events(told: &[Told], guards: &[GuardSpec]) -> Vec<EventJson> {
             Some(format!("share cut {} → {}{}", percent(from), percent(to), why.unwrap_or_default()))
         }
         Effect::Grown { from, to } => Some(format!("share grown {} → {}", percent(from), percent(to))),
+        Effect::Attributed { guard, verdict } => {
+            let name = guards.get(guard).map_or("a guard", |g| g.name.as_str());
+            match verdict {
+                Attribution::Open => None,
+                Attribution::CausedByThisRun => {
+                    Some(format!("{name:?} recovered after the cut: caused by this run"))
+                }
+                Attribution::Coincident => {
+                    Some(format!("{name:?} did not recover after the cut: coincident, or not only this run"))
+                }
+            }
+        }
+        // Small moves of users are in the timeline; here they would drown the rest.
+        Effect::Room { from, to } if from.ppm().abs_diff(to.ppm()) < 50_000 => None,
+        Effect::Room { from, to } => {
+            Some(format!("room beside organic users {} → {} of the plan", percent(from), percent(to)))
+        }
+        Effect::Calm => Some("the guards are back where they were before the load".to_owned()),
         Effect::StartLeadIn
         | Effect::StartMeasure
         | Effect::StopSending

@@ -21,7 +21,7 @@ use crate::edge::send::lane::{Lane, LaneContext};
 use crate::edge::send::request::Marking;
 use crate::govern::gate::ShedReason;
 use crate::govern::latch::StopCause;
-use crate::limits::{LANES_MAX, PACING_QUANTUM, TOO_LATE};
+use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, PACING_QUANTUM, TOO_LATE};
 use crate::measure::outcome::RunPhase;
 use crate::measure::tally::Tally;
 use crate::plan::thin::Thinner;
@@ -103,6 +103,7 @@ pub fn run(
         thinner: Thinner::default(),
         last_beat: RunTime::START,
         epoch: 0,
+        closing: None,
     };
     let result = local.block_on(&runtime, worker.work(batches));
     // Requests under way are dropped here and count themselves as cancelled.
@@ -128,6 +129,8 @@ struct Worker {
     last_beat: RunTime,
     /// Number of the stage that the lanes belong to.
     epoch: u64,
+    /// When closing began, and how many lanes there were then.
+    closing: Option<(RunTime, usize)>,
 }
 
 impl Worker {
@@ -170,17 +173,33 @@ impl Worker {
     fn beat(&mut self, now: RunTime) {
         if now.since(self.last_beat) >= Duration::from_millis(10) {
             self.last_beat = now;
-            self.shared.ports[self.index].put(now, self.context.book.take_beat());
+            let mut beat = self.context.book.take_beat();
+            beat.now.connections = self.lanes.len() as u64;
+            self.shared.ports[self.index].put(now, beat);
+        }
+    }
+
+    /// After the load connections are closed one after the other: thousands of closes in one moment are work
+    /// for the balancer, too.
+    fn close_some(&mut self, now: RunTime) {
+        let (since, all) = *self.closing.get_or_insert((now, self.lanes.len()));
+        let whole = CLOSE_EACH.saturating_mul(u32::try_from(all).unwrap_or(u32::MAX)).min(CLOSE_ALL);
+        let passed = now.since(since).as_secs_f64() / whole.as_secs_f64().max(1e-9);
+        let keep = (all as f64 * (1.0 - passed)).max(0.0) as usize;
+        while self.lanes.len() > keep {
+            drop(self.lanes.pop_first());
         }
     }
 
     /// Sends off everything that is due.
     fn dispatch(&mut self, stage: Stage, epoch: u64) {
-        if self.epoch != epoch {
+        if stage == Stage::Stopped {
+            self.close_some(self.shared.clock.now());
+        } else if self.epoch != epoch {
             // Fresh sessions on fresh connections; what the old lanes hold they finish.
-            self.epoch = epoch;
             self.lanes.clear();
         }
+        self.epoch = epoch;
         let sending = stage.phase().is_some();
         while let Some(front) = self.queue.front() {
             let now = self.shared.clock.now();

@@ -11,8 +11,7 @@
 //! It differs from the `governor` crate, which is used only as the fixed outer ceiling
 //! ([`super::ceiling`]), because that cannot change its rate, rounds it up, and starts full.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
+use super::sync::{AtomicU64, Ordering, fence};
 use crate::limits::{BURST_MIN_REQUESTS, BURST_TIME, SEQLOCK_SPINS_MAX};
 use crate::units::{NANOS_PER_SEC, Rate, RunTime};
 

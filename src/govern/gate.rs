@@ -6,13 +6,13 @@
 //! the first byte is written ([`Permit::spend`]). It is never refunded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::bucket::{Bucket, Take};
 use super::ceiling::HardCeiling;
 use super::latch::{Latch, StopCause};
+use super::sync::{AtomicU64, Ordering};
 use crate::limits::PERMIT_TTL;
 use crate::units::{Rate, RunTime};
 
@@ -24,6 +24,10 @@ pub enum ShedReason {
     Latched,
     /// No grant was in force.
     NoGrant,
+    /// The window was closed.
+    OutsideWindow,
+    /// The budget of requests or connections was used up.
+    Budget,
     /// We were late ourselves.
     TooLate,
     /// The previous answer on the same connection had not come.
@@ -42,9 +46,11 @@ pub enum ShedReason {
 
 impl ShedReason {
     /// All reasons, in the order in which reports list them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Latched,
         Self::NoGrant,
+        Self::OutsideWindow,
+        Self::Budget,
         Self::TooLate,
         Self::SessionBlocked,
         Self::Thinned,
@@ -60,6 +66,8 @@ impl ShedReason {
         match self {
             Self::Latched => "latched",
             Self::NoGrant => "no_grant",
+            Self::OutsideWindow => "outside_window",
+            Self::Budget => "budget",
             Self::TooLate => "too_late",
             Self::SessionBlocked => "session_blocked",
             Self::Thinned => "thinned",
@@ -102,6 +110,7 @@ impl Permit {
         } else if now > self.not_after || !gate.requests.is_leased(now) {
             Err(ShedReason::NoGrant)
         } else {
+            gate.last_spent.fetch_max(now.0, Ordering::SeqCst);
             Ok(self.slot)
         }
     }
@@ -112,6 +121,31 @@ impl Permit {
 #[must_use = "an unused permit is a connection not opened"]
 pub struct ConnectPermit(());
 
+/// What a gate can never let through, fixed for the run: policy, site limits and budgets, the lowest of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GateLimits {
+    /// Highest request rate.
+    pub rate: Rate,
+    /// Highest rate of new connections.
+    pub connects: Rate,
+    /// Most requests in flight.
+    pub in_flight: u64,
+    /// Most requests in this run; `None` without a budget.
+    pub requests: Option<u64>,
+    /// Most connections in this run; `None` without a budget.
+    pub connections: Option<u64>,
+    /// End of the window.
+    pub window_end: Option<RunTime>,
+}
+
+impl GateLimits {
+    /// Limits on rates and requests in flight alone.
+    #[must_use]
+    pub fn of_rate(rate: Rate, connects: Rate, in_flight: u64) -> Self {
+        Self { rate, connects, in_flight, requests: None, connections: None, window_end: None }
+    }
+}
+
 /// What stands between a due request and the network.
 #[derive(Debug)]
 pub struct Gate {
@@ -119,21 +153,42 @@ pub struct Gate {
     requests: Bucket,
     connects: Bucket,
     hard: HardCeiling,
+    hard_connects: HardCeiling,
     in_flight: AtomicU64,
-    in_flight_max: u64,
+    requests_left: AtomicU64,
+    connections_left: AtomicU64,
+    /// Run time of the last permit that was spent, nanoseconds: the last moment a request could leave.
+    last_spent: AtomicU64,
+    limits: GateLimits,
+}
+
+/// Takes one of what is left, or says that nothing is.
+fn take_one(left: &AtomicU64) -> bool {
+    let mut seen = left.load(Ordering::SeqCst);
+    while let Some(next) = seen.checked_sub(1) {
+        match left.compare_exchange_weak(seen, next, Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return true,
+            Err(now) => seen = now,
+        }
+    }
+    false
 }
 
 impl Gate {
-    /// A closed gate under the fixed ceiling `hard_rate`, with at most `in_flight_max` requests in flight.
+    /// A closed gate.
     #[must_use]
-    pub fn new(latch: Latch, hard_rate: Rate, in_flight_max: u64) -> Arc<Self> {
+    pub fn new(latch: Latch, limits: GateLimits) -> Arc<Self> {
         Arc::new(Self {
             latch,
             requests: Bucket::default(),
             connects: Bucket::default(),
-            hard: HardCeiling::new(hard_rate),
+            hard: HardCeiling::new(limits.rate),
+            hard_connects: HardCeiling::new(limits.connects),
             in_flight: AtomicU64::new(0),
-            in_flight_max,
+            requests_left: AtomicU64::new(limits.requests.unwrap_or(u64::MAX)),
+            connections_left: AtomicU64::new(limits.connections.unwrap_or(u64::MAX)),
+            last_spent: AtomicU64::new(0),
+            limits,
         })
     }
 
@@ -147,6 +202,7 @@ impl Gate {
     pub fn publish(&self, now: RunTime, ceiling: Rate, connects: Rate, not_after: RunTime) {
         let open = !self.latch.is_set();
         let ceiling = if open { ceiling.min(self.hard.rate()) } else { Rate::ZERO };
+        let connects = connects.min(self.hard_connects.rate());
         let connects = if open && ceiling > Rate::ZERO { connects } else { Rate::ZERO };
         self.requests.publish(now, ceiling, not_after);
         self.connects.publish(now, connects, not_after);
@@ -161,16 +217,35 @@ impl Gate {
     /// Highest number allowed in flight.
     #[must_use]
     pub fn in_flight_max(&self) -> u64 {
-        self.in_flight_max
+        self.limits.in_flight
+    }
+
+    /// Requests that the budget still allows; `u64::MAX` without one.
+    #[must_use]
+    pub fn requests_left(&self) -> u64 {
+        self.requests_left.load(Ordering::SeqCst)
+    }
+
+    /// When the last permit was spent.
+    #[must_use]
+    pub fn last_spent(&self) -> RunTime {
+        RunTime(self.last_spent.load(Ordering::SeqCst))
+    }
+
+    fn is_outside_window(&self, now: RunTime) -> bool {
+        self.limits.window_end.is_some_and(|end| now >= end)
     }
 
     /// Asks to send one request now.
     ///
     /// # Errors
-    /// The one reason why not, in the order latch, grant, in flight, bucket, hard ceiling.
+    /// The one reason why not, in the order latch, window, grant, in flight, bucket, hard ceiling, budget.
     pub fn permit(self: &Arc<Self>, now: RunTime) -> Result<Permit, ShedReason> {
         if self.latch.is_set() {
             return Err(ShedReason::Latched);
+        }
+        if self.is_outside_window(now) {
+            return Err(ShedReason::OutsideWindow);
         }
         if !self.requests.is_leased(now) {
             return Err(ShedReason::NoGrant);
@@ -185,13 +260,16 @@ impl Gate {
             self.latch.set(StopCause::HardCeiling);
             return Err(ShedReason::HardCeiling);
         }
+        if !take_one(&self.requests_left) {
+            return Err(ShedReason::Budget);
+        }
         Ok(Permit { slot, not_after: now.plus(PERMIT_TTL) })
     }
 
     fn slot(self: &Arc<Self>) -> Result<Slot, ShedReason> {
         let before = self.in_flight.fetch_add(1, Ordering::SeqCst);
         let slot = Slot(Arc::clone(self));
-        if before >= self.in_flight_max { Err(ShedReason::InFlight) } else { Ok(slot) }
+        if before >= self.limits.in_flight { Err(ShedReason::InFlight) } else { Ok(slot) }
     }
 
     /// Asks to open one connection now.
@@ -202,11 +280,22 @@ impl Gate {
         if self.latch.is_set() {
             return Err(ShedReason::Latched);
         }
-        match self.connects.try_take(now) {
-            Take::Taken => Ok(ConnectPermit(())),
-            Take::Empty => Err(ShedReason::Connecting),
-            Take::NoGrant => Err(ShedReason::NoGrant),
+        if self.is_outside_window(now) {
+            return Err(ShedReason::OutsideWindow);
         }
+        match self.connects.try_take(now) {
+            Take::Taken => {}
+            Take::Empty => return Err(ShedReason::Connecting),
+            Take::NoGrant => return Err(ShedReason::NoGrant),
+        }
+        if !self.hard_connects.allows(now) {
+            self.latch.set(StopCause::HardCeiling);
+            return Err(ShedReason::HardCeiling);
+        }
+        if !take_one(&self.connections_left) {
+            return Err(ShedReason::Budget);
+        }
+        Ok(ConnectPermit(()))
     }
 }
 
@@ -217,14 +306,15 @@ mod tests {
     const MS: fn(u64) -> RunTime = RunTime::from_millis;
 
     fn open_gate(in_flight_max: u64) -> Arc<Gate> {
-        let gate = Gate::new(Latch::new(), Rate::per_sec(1_000), in_flight_max);
+        let limits = GateLimits::of_rate(Rate::per_sec(1_000), Rate::per_sec(1_000), in_flight_max);
+        let gate = Gate::new(Latch::new(), limits);
         gate.publish(MS(0), Rate::per_sec(1_000), Rate::per_sec(100), MS(500));
         gate
     }
 
     #[test]
     fn nothing_leaves_before_the_first_grant() {
-        let gate = Gate::new(Latch::new(), Rate::per_sec(1_000), 10);
+        let gate = Gate::new(Latch::new(), GateLimits::of_rate(Rate::per_sec(1_000), Rate::per_sec(9), 10));
         assert_eq!(gate.permit(MS(10)).unwrap_err(), ShedReason::NoGrant);
         assert_eq!(gate.connect(MS(10)).unwrap_err(), ShedReason::NoGrant);
         assert_eq!(gate.in_flight(), 0, "a refusal keeps no slot");
@@ -258,10 +348,24 @@ mod tests {
 
     #[test]
     fn a_grant_above_the_outer_ceiling_is_clamped() {
-        let gate = Gate::new(Latch::new(), Rate::per_sec(100), 10_000);
+        let gate = Gate::new(Latch::new(), GateLimits::of_rate(Rate::per_sec(100), Rate::per_sec(9), 10_000));
         gate.publish(MS(0), Rate::per_sec(1_000_000), Rate::per_sec(10), MS(500));
         let sent = (0..1_000).filter_map(|_| gate.permit(MS(400)).ok()).count();
         assert_eq!(sent, 16, "the burst of 100/s, not of a million");
         assert!(!gate.latch().is_set());
+    }
+
+    #[test]
+    fn budgets_are_exact_and_the_window_is_hard() {
+        let mut limits = GateLimits::of_rate(Rate::per_sec(1_000), Rate::per_sec(1_000), 100);
+        (limits.requests, limits.connections, limits.window_end) = (Some(3), Some(2), Some(MS(450)));
+        let gate = Gate::new(Latch::new(), limits);
+        gate.publish(MS(0), Rate::per_sec(1_000), Rate::per_sec(1_000), MS(5_000));
+        let sent = (0..10).filter(|_| gate.permit(MS(400)).is_ok()).count();
+        assert_eq!((sent, gate.permit(MS(400)).unwrap_err()), (3, ShedReason::Budget));
+        let opened = (0..10).filter(|_| gate.connect(MS(400)).is_ok()).count();
+        assert_eq!((opened, gate.connect(MS(400)).unwrap_err()), (2, ShedReason::Budget));
+        assert_eq!(gate.permit(MS(450)).unwrap_err(), ShedReason::OutsideWindow);
+        assert_eq!(gate.connect(MS(450)).unwrap_err(), ShedReason::OutsideWindow);
     }
 }

@@ -70,6 +70,14 @@ impl Thresholds {
         }
     }
 
+    /// These limits moved so that any value is a breach: for drills.
+    #[must_use]
+    pub fn tripped(self) -> Self {
+        let any = if self.side == Side::Above { f64::MIN } else { f64::MAX };
+        let to = |limit: Option<f64>| limit.map(|_| any);
+        Self { hold: to(self.hold), back_off: to(self.back_off), abort: to(self.abort), clear: any, ..self }
+    }
+
     /// Whether `value` is at least 20 % worse than `before`.
     #[must_use]
     pub fn is_worse(&self, value: f64, before: f64) -> bool {

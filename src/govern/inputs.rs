@@ -2,18 +2,36 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::BudgetKind;
 use super::guard::View;
 use super::latch::StopCause;
 use crate::units::{Rate, RunTime};
 
-/// A person's word during the run.
+/// A person's standing order. It holds until another one is given, so none can be lost between two ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Go on; after a pause through preflight and recovery.
+    #[default]
+    Go,
+    /// Keep the rate as it is: no growth.
+    Freeze,
+    /// Rate to zero.
+    Pause,
+}
+
+/// The baselines that limits hang on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Operator {
-    /// Rate to zero until resumed.
-    Pause,
-    /// Start again: preflight, then recovery.
-    Resume,
+pub enum Baseline {
+    /// Known, or none is needed.
+    Ready,
+    /// Not known yet.
+    Pending,
+    /// This guard has none: too few clean points.
+    Missing(usize),
+    /// What this guard shows now is too far from its baseline.
+    Abnormal(usize),
 }
 
 /// Why the sending ends in good order.
@@ -24,6 +42,10 @@ pub enum Finish {
     TraceEnd,
     /// The run's duration is over.
     Duration,
+    /// The window has closed.
+    WindowEnd,
+    /// The request budget is used up.
+    RequestBudget,
 }
 
 /// One tick's inputs.
@@ -63,6 +85,20 @@ pub struct Inputs {
     pub lag_bad: bool,
     /// The target asked for quiet (Retry-After) until then.
     pub quiet_until: RunTime,
-    /// A person's word.
-    pub operator: Option<Operator>,
+    /// A person's standing order.
+    pub order: Order,
+    /// A budget that is used up and ends the run at once.
+    pub budget: Option<BudgetKind>,
+    /// Time left in the window, milliseconds; none without a window.
+    pub window_left_ms: Option<u64>,
+    /// The baselines.
+    pub baseline: Baseline,
+    /// Whether our traffic was seen by the guards; none where the policy does not ask.
+    pub visible: Option<bool>,
+    /// Rate of organic users, where it is known.
+    pub organic: Option<Rate>,
+    /// Prometheus's clock against ours, milliseconds.
+    pub skew_ms: u64,
+    /// Connections open.
+    pub connections: u64,
 }

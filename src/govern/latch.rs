@@ -5,9 +5,10 @@
 //! that stopped needs a person and a new run.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
+
+use super::sync::{AtomicU8, AtomicUsize, Ordering};
 
 /// Why everything stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,9 +32,13 @@ pub enum StopCause {
     HardCeiling,
     /// The plan could not be read to its end.
     Plan,
+    /// A person said `replay stop`.
+    Control,
+    /// The budget store could not be written ahead of the load.
+    BudgetStore,
 }
 
-const CAUSES: [StopCause; 9] = [
+const CAUSES: [StopCause; 11] = [
     StopCause::Signal,
     StopCause::KillFile,
     StopCause::TargetSaidStop,
@@ -43,6 +48,8 @@ const CAUSES: [StopCause; 9] = [
     StopCause::Journal,
     StopCause::HardCeiling,
     StopCause::Plan,
+    StopCause::Control,
+    StopCause::BudgetStore,
 ];
 
 impl StopCause {
@@ -63,6 +70,8 @@ impl StopCause {
             Self::Journal => "the journal could not be written",
             Self::HardCeiling => "the fixed outer ceiling refused a request our bucket allowed (a bug)",
             Self::Plan => "the plan could not be read to its end",
+            Self::Control => "stopped by `replay stop`",
+            Self::BudgetStore => "the budget store could not be written ahead of the load",
         }
     }
 }

@@ -121,6 +121,8 @@ pub struct LocalCounts {
     pub connects: u64,
     /// Connections that failed.
     pub connect_failures: u64,
+    /// Bytes of answers received.
+    pub bytes: u64,
 }
 
 impl LocalCounts {
@@ -133,6 +135,7 @@ impl LocalCounts {
         self.blocked += o.blocked;
         self.connects += o.connects;
         self.connect_failures += o.connect_failures;
+        self.bytes += o.bytes;
     }
 }
 
@@ -166,6 +169,8 @@ pub struct LocalNow {
     pub ages: Bins,
     /// Failures since the last success.
     pub failures_in_a_row: u64,
+    /// Connections open, idle ones among them.
+    pub connections: u64,
 }
 
 /// The ring.

@@ -46,6 +46,8 @@ pub enum LocalMetric {
     InFlight,
     /// Answers 401 or 403 that the recording did not have, over all that ended.
     Blocked,
+    /// Bytes of answers received in the last second, as Mbit/s.
+    Received,
 }
 
 impl LocalMetric {
@@ -80,6 +82,7 @@ impl LocalMetric {
             Self::Stalled => "stalled",
             Self::InFlight => "in_flight",
             Self::Blocked => "blocked",
+            Self::Received => "received",
         }
     }
 
@@ -105,6 +108,7 @@ impl LocalMetric {
         match self {
             Self::P95 | Self::P99 | Self::OldestInFlight | Self::Stalled => "seconds",
             Self::FailuresInARow => "requests",
+            Self::Received => "Mbit/s",
             Self::ErrorRatio
             | Self::Unexpected
             | Self::Refused
@@ -125,7 +129,9 @@ impl LocalMetric {
                 RATIO_SAMPLES_MIN
             }
             Self::ConnectFailures => 5,
-            Self::FailuresInARow | Self::OldestInFlight | Self::Stalled | Self::InFlight => 0,
+            Self::FailuresInARow | Self::OldestInFlight | Self::Stalled | Self::InFlight | Self::Received => {
+                0
+            }
         }
     }
 
@@ -155,6 +161,10 @@ impl LocalMetric {
             Self::FailuresInARow => plain(window.now().failures_in_a_row as f64),
             Self::OldestInFlight => plain(window.now().oldest_ns as f64 / 1e9),
             Self::Stalled => plain(window.stalled_buckets() as f64 * TICK.as_secs_f64()),
+            Self::Received => {
+                let bytes = window.counts(|_| true).bytes;
+                plain(bytes as f64 * 8.0 / 1e6 / (WINDOW_BUCKETS as f64 * TICK.as_secs_f64()))
+            }
             Self::InFlight => {
                 let now = window.now();
                 plain(if now.in_flight_max == 0 {
@@ -192,7 +202,20 @@ impl LocalMetric {
             | Self::ConnectFailures
             | Self::Timeouts
             | Self::P95
-            | Self::P99 => None,
+            | Self::P99
+            | Self::Received => None,
+        }
+    }
+
+    /// Thresholds of [`LocalMetric::Received`] for a ceiling in Mbit/s: hold at nine tenths, halve above it.
+    #[must_use]
+    pub fn receive_limits(mbit_per_s: f64) -> Thresholds {
+        Thresholds {
+            side: Side::Above,
+            hold: Some(mbit_per_s * 0.9),
+            back_off: Some(mbit_per_s),
+            abort: None,
+            clear: mbit_per_s * 0.8,
         }
     }
 

@@ -11,6 +11,7 @@
 //! The specification is `docs/GOVERNOR.md`.
 
 pub mod bucket;
+pub mod budget;
 pub mod ceiling;
 pub mod gate;
 pub mod guard;
@@ -19,8 +20,12 @@ pub mod latch;
 pub mod local;
 pub mod local_rules;
 pub mod reading;
+pub mod record;
 pub mod settings;
 pub mod state;
 pub mod step;
 mod step_edges;
 mod step_rules;
+mod step_watch;
+mod sync;
+pub mod visibility;

@@ -50,6 +50,8 @@ pub enum Fault {
     BadQuery,
     /// The source says that we may not ask (401, 403).
     Auth,
+    /// Not the source that the policy expects.
+    WrongSource,
 }
 
 /// One look at a guard, classified against its thresholds.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::guard::GuardSpec;
-use crate::units::{Rate, Share};
+use crate::units::{Rate, RunTime, Share};
 
 /// Settings of one run of the governor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,8 +52,27 @@ pub struct Settings {
     pub lead_in_max: Duration,
     /// How long the guards are watched after the load: as late as they are, at least.
     pub aftercare: Duration,
+    /// Time that the measure phase needs: no growth that would leave it no room in the window.
+    pub measure_len: Duration,
+    /// End of the window, run time; nothing is granted past it.
+    pub window_end: Option<RunTime>,
+    /// Longest time from the probe's start until our traffic must have been seen.
+    pub visible_within: Duration,
+    /// Organic users and ours together stay at this rate.
+    pub organic: Option<OrganicRule>,
     /// The guards, in the order of the readings.
     pub guards: Vec<GuardSpec>,
+}
+
+/// Organic-aware target: users and ours together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrganicRule {
+    /// The guard whose value is the organic rate.
+    pub guard: usize,
+    /// Rate of users and ours together that is never exceeded on purpose.
+    pub hold_total: Option<Rate>,
+    /// More users than this at the start mean that the window is not what its author thought.
+    pub expected_below: Option<Rate>,
 }
 
 /// Share of the achieved rate that broke which recovery may reach.
@@ -61,6 +80,10 @@ pub const RECOVER_CAP: f64 = 0.8;
 
 /// Share of the planned requests that must have been sent for a step to prove anything.
 pub const ACHIEVED_MIN: f64 = 0.8;
+
+/// Share of the allowed rate below which a hold freezes what was achieved instead: within it the difference
+/// is the draw of sessions.
+pub const HOLD_ACHIEVED_MIN: f64 = 0.9;
 
 /// Requests below which a share of them is noise.
 pub const SAMPLE_MIN: u64 = 50;

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::BudgetKind;
 use super::latch::StopCause;
 use super::settings::Settings;
 use crate::limits::GRANT_TTL;
@@ -123,6 +124,18 @@ pub enum Cause {
     BelowFloor,
     /// Back-off did not bring health back.
     NeverRecovered,
+    /// A budget is used up.
+    Budget(BudgetKind),
+    /// The guards do not see what we send.
+    NotVisible,
+    /// A guard has no baseline to be measured against.
+    NoBaseline(usize),
+    /// A guard is too far from its baseline before anything was sent.
+    Abnormal(usize),
+    /// More organic users than the window expects, or as many as users and ours together may be.
+    OrganicTooHigh,
+    /// The window was closed before anything was sent.
+    WindowClosed,
 }
 
 /// How a run ended.
@@ -146,7 +159,7 @@ impl Terminal {
     #[must_use]
     pub fn of(cause: Cause, sent_anything: bool) -> Self {
         match cause {
-            Cause::Stop(StopCause::Signal | StopCause::KillFile) => Self::Stopped(cause),
+            Cause::Stop(StopCause::Signal | StopCause::KillFile | StopCause::Control) => Self::Stopped(cause),
             _ if sent_anything => Self::Aborted(cause),
             _ => Self::Refused(cause),
         }
@@ -162,14 +175,19 @@ impl Terminal {
             Self::Stopped(_) => 6,
             Self::Refused(_) => 3,
             Self::Aborted(cause) => match cause {
-                Cause::Stop(StopCause::Signal | StopCause::KillFile) => 6,
-                Cause::Stop(StopCause::HardCeiling | StopCause::Journal | StopCause::Plan) => 1,
+                Cause::Stop(StopCause::Signal | StopCause::KillFile | StopCause::Control) => 6,
+                Cause::Stop(
+                    StopCause::HardCeiling | StopCause::Journal | StopCause::Plan | StopCause::BudgetStore,
+                ) => 1,
                 Cause::Stop(StopCause::TargetSaidStop | StopCause::Governor)
                 | Cause::GuardAbort(_)
                 | Cause::ProbeBreach(_)
                 | Cause::TooManyBackOffs
                 | Cause::BelowFloor
-                | Cause::NeverRecovered => 4,
+                | Cause::NeverRecovered
+                | Cause::Budget(_)
+                | Cause::Abnormal(_)
+                | Cause::OrganicTooHigh => 4,
                 Cause::Stop(StopCause::GovernorGone | StopCause::WorkerGone)
                 | Cause::TickLate
                 | Cause::ClockJump
@@ -178,6 +196,9 @@ impl Terminal {
                 | Cause::GuardNoData(_)
                 | Cause::ProbeUnproven
                 | Cause::LeadInTooLong
+                | Cause::NotVisible
+                | Cause::NoBaseline(_)
+                | Cause::WindowClosed
                 | Cause::PreflightTimeout => 7,
             },
         }
@@ -242,8 +263,43 @@ pub struct State {
     pub cut_at: RunTime,
     /// Guard values at the last cut.
     pub cut_values: Vec<Option<f64>>,
+    /// Highest share that leaves room for organic users.
+    pub organic_cap: Share,
+    /// When that share last rose.
+    pub organic_at: RunTime,
+    /// Cuts under observation: did the guard recover because of them?
+    pub experiments: Vec<Experiment>,
+    /// Values of the guards before anything was sent.
+    pub calm_values: Vec<Option<f64>>,
+    /// When the load ended.
+    pub load_ended: Option<RunTime>,
+    /// When the guards were back to those values after the load, and stayed so.
+    pub calm_at: Option<RunTime>,
     /// How the run ends, known from Aborting or Draining on.
     pub terminal: Option<Terminal>,
+}
+
+/// What became of a cut that a slow guard asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attribution {
+    /// Not known yet.
+    Open,
+    /// The guard recovered within its lag after the cut: caused by this run.
+    CausedByThisRun,
+    /// It did not: something else was the matter, too or only.
+    Coincident,
+}
+
+/// A cut under observation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Experiment {
+    /// The guard that asked for the cut.
+    pub guard: usize,
+    /// When it was made.
+    pub at: RunTime,
+    /// What came of it.
+    pub verdict: Attribution,
 }
 
 /// What the governor allows until `not_after`.
@@ -279,15 +335,29 @@ impl State {
             cuts: 0,
             cut_at: RunTime::START,
             cut_values: vec![None; settings.guards.len()],
+            organic_cap: Share::ONE,
+            organic_at: RunTime::START,
+            experiments: Vec::new(),
+            calm_values: vec![None; settings.guards.len()],
+            load_ended: None,
+            calm_at: None,
             terminal: None,
         }
     }
 
-    /// What this state allows from `now` on.
+    /// The share that may be sent while sending: what was proved, below what broke, beside the users.
+    #[must_use]
+    pub fn allowed(&self) -> Share {
+        self.share.min(self.share_cap).min(self.organic_cap)
+    }
+
+    /// What this state allows from `now` on. Past the end of the window nothing is.
     #[must_use]
     pub fn grant(&self, settings: &Settings, now: RunTime) -> Grant {
-        let share = if self.phase.is_sending() { self.share.min(self.share_cap) } else { Share::ZERO };
-        let not_after = RunTime(now.0.saturating_add(GRANT_TTL.as_nanos() as u64));
+        let lease = RunTime(now.0.saturating_add(GRANT_TTL.as_nanos() as u64));
+        let not_after = settings.window_end.map_or(lease, |end| lease.min(end));
+        let open = self.phase.is_sending() && not_after > now;
+        let share = if open { self.allowed() } else { Share::ZERO };
         Grant { share, ceiling: settings.target.times(share), not_after }
     }
 }

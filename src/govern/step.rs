@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
 use super::settings::Settings;
-use super::state::{Phase, State, Terminal};
+use super::state::{Attribution, Phase, State, Terminal};
 use super::step_rules as rules;
 use crate::units::{RunTime, Share};
 
@@ -39,6 +39,22 @@ pub enum Effect {
         /// After.
         to: Share,
     },
+    /// What became of a cut that this guard had asked for.
+    Attributed {
+        /// The guard.
+        guard: usize,
+        /// The verdict.
+        verdict: Attribution,
+    },
+    /// Users left less room, or more again.
+    Room {
+        /// Highest share before.
+        from: Share,
+        /// And now.
+        to: Share,
+    },
+    /// After the load the guards were back where they had been before it.
+    Calm,
     /// Start the stationary plan.
     StartLeadIn,
     /// Start the trace.
@@ -69,6 +85,9 @@ impl Change<'_> {
         let from = self.state.phase;
         self.state.phase = to;
         self.state.entered = self.now();
+        if to == Phase::Draining {
+            self.state.load_ended = Some(self.now());
+        }
         self.begin_step();
         self.effects.push(Effect::Entered { from, to });
     }
@@ -97,15 +116,17 @@ pub fn step(settings: &Settings, state: &State, inputs: &Inputs) -> (State, Vec<
         return (change.state, change.effects);
     }
     change.state.step_clean &= rules::all_good(&change);
+    super::step_watch::note(&mut change);
     let rules = [
         rules::stop,
         rules::guard_abort,
+        rules::budget,
         rules::finish,
         rules::lead_in_limit,
         rules::no_data,
         rules::back_off,
         rules::hold,
-        rules::operator,
+        rules::order,
     ];
     // `any` stops at the first rule that acts: that is the priority.
     if !rules.iter().any(|rule| rule(&mut change)) {

@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use super::guard::{Level, Origin};
-use super::inputs::Operator;
-use super::settings::{CUT_SETTLE, RECOVER_CAP, SAMPLE_MIN};
+use super::inputs::Order;
+use super::settings::{CUT_SETTLE, HOLD_ACHIEVED_MIN, RECOVER_CAP, SAMPLE_MIN};
 use super::state::{Cause, HeldFrom, Phase};
 use super::step::{Change, Effect};
-use crate::limits::{CLOCK_JUMP_ABORT, TICK_LATE_ABORT, WORKER_SILENT_ABORT, WORKER_SILENT_HOLD};
+use super::step_watch::begin_experiment;
+use crate::limits::{CLOCK_JUMP_ABORT, SKEW_HOLD, TICK_LATE_ABORT, WORKER_SILENT_ABORT, WORKER_SILENT_HOLD};
 use crate::units::{Rate, Share};
 
 /// Whether every guard that matters for growth is good (or neutral where that is no obstacle).
@@ -46,7 +47,8 @@ pub(super) fn all_clean(c: &Change) -> bool {
             Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
         }
     };
-    let calm = c.now() >= c.inputs.quiet_until && !c.inputs.lag_bad;
+    let skewed = c.inputs.skew_ms > SKEW_HOLD.as_millis() as u64;
+    let calm = c.now() >= c.inputs.quiet_until && !c.inputs.lag_bad && !skewed;
     calm && c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(clean)
 }
 
@@ -86,15 +88,32 @@ pub(super) fn guard_abort(c: &mut Change) -> bool {
     true
 }
 
-/// Rule 3: the plan has ended. Sending states and pauses.
+/// Rule 3: a budget is used up. Sending states.
+pub(super) fn budget(c: &mut Change) -> bool {
+    let Some(kind) = c.inputs.budget.filter(|_| c.state.phase.is_sending()) else { return false };
+    c.abort(Cause::Budget(kind));
+    true
+}
+
+/// Rule 3: the plan, the window or the request budget has ended. Sending states and pauses; a run that has not
+/// sent anything yet when its window closes is refused.
 pub(super) fn finish(c: &mut Change) -> bool {
-    let over = c.inputs.finish.is_some() && (c.state.phase.is_sending() || c.state.phase == Phase::Paused);
-    if over {
-        c.state.share = Share::ZERO;
-        c.effects.push(Effect::StopSending);
-        c.enter(Phase::Draining);
+    let waiting = matches!(c.state.phase, Phase::Preflight | Phase::Baseline);
+    if waiting && !c.state.resuming {
+        let closed = c.inputs.window_left_ms == Some(0);
+        if closed {
+            c.abort(Cause::WindowClosed);
+        }
+        return closed;
     }
-    over
+    let running = c.state.phase.is_sending() || c.state.phase == Phase::Paused || waiting;
+    let Some(finish) = c.inputs.finish.filter(|_| running) else { return false };
+    c.state.share = Share::ZERO;
+    // Cut short is not complete, whatever was sent until then went well.
+    c.state.capped |= !matches!(finish, super::inputs::Finish::TraceEnd | super::inputs::Finish::Duration);
+    c.effects.push(Effect::StopSending);
+    c.enter(Phase::Draining);
+    true
 }
 
 /// The lead-in has a limit: an endless climb at half the target is load that nobody asked for.
@@ -198,7 +217,8 @@ fn cut_again(c: &mut Change) -> bool {
 
 /// Halves what was achieved. `entry` enters back-off and counts; otherwise it is a further cut inside.
 pub(super) fn cut(c: &mut Change, guard: Option<usize>, entry: bool) {
-    let from = c.state.share;
+    let from = c.state.allowed();
+    begin_experiment(c, guard);
     let achieved = achieved_share(c);
     let to = achieved.halved();
     note_broken(c);
@@ -233,9 +253,9 @@ pub(super) fn cut(c: &mut Change, guard: Option<usize>, entry: bool) {
 fn achieved_share(c: &Change) -> Share {
     let (sent, due) = (c.inputs.sent_1s, c.inputs.due_1s);
     if due < SAMPLE_MIN {
-        return c.state.share;
+        return c.state.allowed();
     }
-    Share::from_f64(sent as f64 / due as f64).min(c.state.share)
+    Share::from_f64(sent as f64 / due as f64).min(c.state.allowed())
 }
 
 fn note_broken(c: &mut Change) {
@@ -258,7 +278,8 @@ fn recover_cap(broken: Rate, target: Rate) -> Share {
 /// Rule 7: a hold reading, our own lateness, a worker that is slow to answer.
 pub(super) fn hold(c: &mut Change) -> bool {
     let slow = c.inputs.worker_silent_ms > WORKER_SILENT_HOLD.as_millis() as u64;
-    if first(c, Level::Hold).is_none() && !c.inputs.lag_bad && !slow {
+    let skewed = c.inputs.skew_ms > SKEW_HOLD.as_millis() as u64;
+    if first(c, Level::Hold).is_none() && !c.inputs.lag_bad && !slow && !skewed {
         return false;
     }
     hold_now(c)
@@ -280,24 +301,35 @@ fn hold_now(c: &mut Change) -> bool {
         | Phase::Aborting
         | Phase::Done => return false,
     };
+    freeze_achieved(c);
     c.enter(Phase::Hold(from));
     true
 }
 
-/// A person's word. Below every safety rule, above growth.
-pub(super) fn operator(c: &mut Change) -> bool {
-    match (c.inputs.operator, c.state.phase) {
-        (Some(Operator::Pause), phase) if phase.is_sending() => {
+/// A hold keeps what was achieved, not what was allowed: a rise within an unused allowance is a rise.
+fn freeze_achieved(c: &mut Change) {
+    let (allowed, achieved) = (c.state.allowed(), achieved_share(c));
+    if achieved.as_f64() < HOLD_ACHIEVED_MIN * allowed.as_f64() {
+        c.state.share = achieved.max(c.settings.probe_share.min(allowed));
+        c.state.capped |= c.state.measuring;
+    }
+}
+
+/// A person's standing order. Below every safety rule, above growth.
+pub(super) fn order(c: &mut Change) -> bool {
+    match (c.inputs.order, c.state.phase) {
+        (Order::Pause, phase) if phase.is_sending() => {
             c.state.share = Share::ZERO;
             c.state.capped = true;
             c.enter(Phase::Paused);
             true
         }
-        (Some(Operator::Resume), Phase::Paused) => {
+        (Order::Go | Order::Freeze, Phase::Paused) => {
             c.state.resuming = true;
             c.enter(Phase::Preflight);
             true
         }
-        (Some(Operator::Pause | Operator::Resume) | None, _) => false,
+        (Order::Freeze, Phase::Ramp | Phase::Measure | Phase::Recover) => hold_now(c),
+        (Order::Go | Order::Freeze | Order::Pause, _) => false,
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::govern::guard::tests::spec;
 use crate::govern::guard::{GuardSpec, Level, Origin, View};
-use crate::govern::inputs::{Finish, Operator};
+use crate::govern::inputs::{Baseline, Finish, Order};
 use crate::govern::latch::StopCause;
 use crate::govern::reading::{NoData, Reading};
 use crate::govern::state::{Cause, HeldFrom};
@@ -38,6 +38,10 @@ fn settings() -> Settings {
         lead_in: true,
         lead_in_max: secs(1_200),
         aftercare: Duration::ZERO,
+        measure_len: secs(60),
+        window_end: None,
+        visible_within: secs(20),
+        organic: None,
         guards: vec![slow, local],
     }
 }
@@ -75,7 +79,14 @@ fn inputs(ms: u64, levels: [Level; 2]) -> Inputs {
         finish: None,
         lag_bad: false,
         quiet_until: RunTime::START,
-        operator: None,
+        order: Order::Go,
+        budget: None,
+        window_left_ms: None,
+        baseline: Baseline::Ready,
+        visible: None,
+        organic: None,
+        skew_ms: 0,
+        connections: 0,
     }
 }
 
@@ -280,10 +291,10 @@ fn a_missing_view_is_never_good() {
 fn pause_goes_to_zero_and_comes_back_through_preflight() {
     let s = settings();
     let mut i = inputs(100_100, FINE);
-    i.operator = Some(Operator::Pause);
+    i.order = Order::Pause;
     let paused = step(&s, &at(Phase::Measure, 1.0), &i).0;
     assert_eq!((paused.phase, paused.grant(&s, i.now).ceiling), (Phase::Paused, Rate::ZERO));
-    i.operator = Some(Operator::Resume);
+    i.order = Order::Go;
     let mut state = step(&s, &paused, &i).0;
     assert_eq!(state.phase, Phase::Preflight);
     for tick in 0..10 {
@@ -441,4 +452,161 @@ proptest! {
             state = got;
         }
     }
+}
+
+/// Settings with a rule on users: guard 0 tells their rate.
+fn beside_users(total: u64, expected: u64) -> Settings {
+    let rule = crate::govern::settings::OrganicRule {
+        guard: 0,
+        hold_total: Some(Rate::per_sec(total)),
+        expected_below: Some(Rate::per_sec(expected)),
+    };
+    Settings { organic: Some(rule), ..settings() }
+}
+
+#[test]
+fn ours_shrinks_at_once_when_users_arrive_and_grows_back_step_by_step() {
+    let s = beside_users(1_200, 900);
+    let mut state = at(Phase::Measure, 1.0);
+    let tick = |state: &State, ms: u64, users: u64| {
+        let mut i = inputs(ms, FINE);
+        i.organic = Some(Rate::per_sec(users));
+        step(&s, state, &i)
+    };
+    for (ms, users, ceiling) in [(100_100, 200, 1_000), (100_200, 700, 500), (100_300, 1_300, 0)] {
+        state = tick(&state, ms, users).0;
+        assert_eq!(
+            state.grant(&s, RunTime::from_millis(ms)).ceiling,
+            Rate::per_sec(ceiling),
+            "{users} users"
+        );
+    }
+    // They leave: half a step (10 %) per step_hold (10 s), never all at once.
+    let mut seen = Vec::new();
+    for tick_no in 0..250 {
+        let ms = 100_400 + tick_no * 100;
+        state = tick(&state, ms, 200).0;
+        let ceiling = state.grant(&s, RunTime::from_millis(ms)).ceiling;
+        if seen.last() != Some(&ceiling) {
+            seen.push(ceiling);
+        }
+    }
+    assert_eq!(seen, [0, 100, 200].map(Rate::per_sec), "25 s");
+}
+
+#[test]
+fn too_many_users_or_none_known_never_start() {
+    let s = beside_users(1_200, 900);
+    for (users, cause) in [(Some(901), Cause::OrganicTooHigh), (Some(1_195), Cause::OrganicTooHigh)] {
+        let mut i = inputs(125_000, FINE);
+        i.organic = users.map(Rate::per_sec);
+        let state = step(&s, &at(Phase::Baseline, 0.0), &i).0;
+        assert_eq!(state.terminal, Some(Terminal::Refused(cause)), "{users:?}");
+    }
+    let state = step(&s, &at(Phase::Baseline, 0.0), &inputs(125_000, FINE)).0;
+    assert_eq!(state.phase, Phase::Baseline, "not known is not none");
+    let state = step(&s, &at(Phase::Baseline, 0.0), &inputs(401_000, FINE)).0;
+    assert_eq!(state.terminal, Some(Terminal::Refused(Cause::PreflightTimeout)));
+}
+
+#[test]
+fn a_budget_a_window_and_a_baseline_each_have_their_word() {
+    type Set = fn(&mut Inputs);
+    use crate::govern::budget::BudgetKind;
+    #[rustfmt::skip]
+    let table: Vec<(Phase, Set, Phase, Option<Cause>)> = vec![
+        (Phase::Measure, |i| i.budget = Some(BudgetKind::FailedRequests), Phase::Aborting, Some(Cause::Budget(BudgetKind::FailedRequests))),
+        (Phase::Hold(HeldFrom::Ramp), |i| i.budget = Some(BudgetKind::BytesReceived), Phase::Aborting, Some(Cause::Budget(BudgetKind::BytesReceived))),
+        (Phase::Measure, |i| i.finish = Some(Finish::WindowEnd), Phase::Draining, None),
+        (Phase::BackOff, |i| i.finish = Some(Finish::RequestBudget), Phase::Draining, None),
+        (Phase::Preflight, |i| i.window_left_ms = Some(0), Phase::Aborting, Some(Cause::WindowClosed)),
+        (Phase::Baseline, |i| i.baseline = Baseline::Missing(1), Phase::Aborting, Some(Cause::NoBaseline(1))),
+        (Phase::Baseline, |i| i.baseline = Baseline::Abnormal(0), Phase::Aborting, Some(Cause::Abnormal(0))),
+        (Phase::Baseline, |i| i.baseline = Baseline::Pending, Phase::Baseline, None),
+        (Phase::Probe, |i| i.visible = Some(false), Phase::Aborting, Some(Cause::NotVisible)), // later than 2 L
+        (Phase::Probe, |i| i.visible = Some(true), Phase::Ramp, None),
+        (Phase::Ramp, |i| i.skew_ms = 2_001, Phase::Hold(HeldFrom::Ramp), None),
+        (Phase::Ramp, |i| i.order = Order::Freeze, Phase::Hold(HeldFrom::Ramp), None),
+        (Phase::Hold(HeldFrom::Ramp), |i| i.order = Order::Freeze, Phase::Hold(HeldFrom::Ramp), None),
+        (Phase::Paused, |i| i.order = Order::Pause, Phase::Paused, None),
+        (Phase::Paused, |i| i.finish = Some(Finish::WindowEnd), Phase::Draining, None),
+    ];
+    for (phase, set, want, cause) in table {
+        let mut i = inputs(125_000, FINE);
+        set(&mut i);
+        let state = step(&settings(), &at(phase, 0.5), &i).0;
+        assert_eq!(state.phase, want, "{phase:?} {i:?}");
+        assert_eq!(state.terminal.and_then(Terminal::cause), cause, "{phase:?}");
+    }
+    let mut i = inputs(125_000, FINE);
+    i.finish = Some(Finish::WindowEnd);
+    assert!(step(&settings(), &at(Phase::Measure, 1.0), &i).0.capped, "cut short is not complete");
+}
+
+#[test]
+fn nothing_grows_that_the_window_has_no_room_for() {
+    // A step of 10 s, 15 s of draining and a measure phase of 60 s.
+    for (left, share) in [(85_001, 0.6), (85_000, 0.4)] {
+        let mut i = inputs(125_000, FINE);
+        i.window_left_ms = Some(left);
+        assert_eq!(
+            step(&settings(), &at(Phase::Ramp, 0.4), &i).0.share,
+            Share::from_f64(share),
+            "{left} ms left"
+        );
+    }
+}
+
+#[test]
+fn no_grant_reaches_past_the_window() {
+    let end = RunTime::from_millis(100_300);
+    let s = Settings { window_end: Some(end), ..settings() };
+    let state = at(Phase::Measure, 1.0);
+    assert_eq!(state.grant(&s, RunTime::from_millis(100_000)).not_after, end);
+    assert_eq!(state.grant(&s, end).ceiling, Rate::ZERO);
+}
+
+#[test]
+fn a_hold_freezes_what_was_achieved_and_grows_back_through_recovery() {
+    let mut i = inputs(110_000, [Level::Hold, Level::Good]);
+    (i.due_1s, i.sent_1s) = (1_000, 400);
+    let held = step(&settings(), &at(Phase::Measure, 1.0), &i).0;
+    assert_eq!((held.phase, held.share), (Phase::Hold(HeldFrom::Measure), Share::from_f64(0.4)));
+    let back = step(&settings(), &held, &inputs(140_000, FINE)).0;
+    assert_eq!((back.phase, back.share), (Phase::Recover, Share::from_f64(0.4)), "no jump back to all of it");
+    (i.due_1s, i.sent_1s) = (1_000, 950);
+    let held = step(&settings(), &at(Phase::Measure, 1.0), &i).0;
+    assert_eq!(held.share, Share::ONE, "the draw of sessions is no shortfall");
+}
+
+#[test]
+fn a_cut_is_an_experiment() {
+    use crate::govern::state::Attribution::{CausedByThisRun, Coincident};
+    let s = settings();
+    for (recovers_after_ms, verdict) in [(6_000, CausedByThisRun), (60_000, Coincident)] {
+        let mut state = step(&s, &at(Phase::Measure, 1.0), &inputs(110_000, [Level::BackOff, Level::Good])).0;
+        let mut said = Vec::new();
+        for ms in (110_100..130_000).step_by(100) {
+            let level = if ms - 110_000 >= recovers_after_ms { Level::Good } else { Level::BackOff };
+            let (next, effects) = step(&s, &state, &inputs(ms, [level, Level::Good]));
+            state = next;
+            said.extend(effects.into_iter().filter_map(|e| match e {
+                Effect::Attributed { guard: 0, verdict } => Some(verdict),
+                _ => None,
+            }));
+        }
+        assert_eq!(said, [verdict], "recovers after {recovers_after_ms} ms");
+    }
+}
+
+#[test]
+fn aftercare_says_when_the_guards_are_back() {
+    let s = Settings { aftercare: Duration::from_secs(20), ..settings() };
+    let mut state = State { calm_values: vec![Some(0.001), None], ..at(Phase::Aftercare, 0.0) };
+    for ms in (100_100..121_000).step_by(100) {
+        let level = if ms < 108_000 { Level::BackOff } else { Level::Good };
+        state = step(&s, &state, &inputs(ms, [level, Level::Good])).0;
+    }
+    assert_eq!(state.calm_at, Some(RunTime::from_millis(108_000)));
+    assert_eq!(state.terminal, Some(Terminal::CompletedCapped), "harm that shows late is no pass");
 }

@@ -10,7 +10,8 @@ use toml::de::{DeTable, DeValue};
 use super::file::{NOT_ENFORCED, PolicyFile, Word};
 use super::target::AllowList;
 use super::{
-    Finding, GovernorWords, Policy, Prometheus, RateLimits, Refused, Severity, guards, lint, target,
+    Finding, GovernorWords, Policy, Prometheus, RateLimits, Refused, Severity, check_run, guards, lint,
+    target,
 };
 use crate::govern::local_rules::LocalMetric;
 use crate::limits::{
@@ -157,6 +158,15 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
     let rate = rate(r, file);
     let prometheus = prometheus(r, file);
     let guards = query_guards(r, file, prometheus.as_ref());
+    let own = check_run::own_guards(r, file, prometheus.as_ref());
+    let window = check_run::window(r, file);
+    let budget = check_run::budget(r, file);
+    let hold_total = check_run::hold_total(r, file);
+    let drill_max_age = match &file.drill {
+        Some(d) => r.duration("drill.max_age", Some(&d.max_age), Duration::ZERO).map(Some),
+        None => Some(None),
+    };
+    let listen = metrics_listen(r, file);
     let local = local(r, file);
     let governor = governor(r, file);
     if let Some(url) = &file.target.url
@@ -176,14 +186,29 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
         hosts,
         methods: methods?,
         routes: routes?,
-        rate: rate?,
+        rate: RateLimits { hold_total: hold_total?, ..rate? },
+        window: window?,
+        budget: budget?,
+        duration_max: None,
+        metrics_listen: listen?,
+        drill_max_age: drill_max_age?,
         kill_file: file.stop.kill_file.as_ref().map(|k| k.get_ref().clone()),
         prometheus,
-        guards: guards?,
+        guards: [guards?, own?].concat(),
         local: local?,
         governor: governor?,
         warnings: Vec::new(),
     })
+}
+
+fn metrics_listen(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Option<String>> {
+    let Some(word) = file.metrics.as_ref().map(|m| &m.listen) else { return Some(None) };
+    if word.get_ref().parse::<core::net::SocketAddr>().is_ok() {
+        return Some(Some(word.get_ref().clone()));
+    }
+    let why = format!("{:?} is not an address such as \"127.0.0.1:9464\"", word.get_ref());
+    r.error("", Some(word.span().start), "metrics.listen", why);
+    None
 }
 
 fn allow_list(r: &mut Reader<'_>, file: &PolicyFile) -> Option<AllowList> {
@@ -286,7 +311,14 @@ fn rate(r: &mut Reader<'_>, file: &PolicyFile) -> Option<RateLimits> {
     let request_timeout = r.duration("rate.request_timeout", t.request_timeout.as_ref(), REQUEST_TIMEOUT);
     let connect_timeout = r.duration("rate.connect_timeout", t.connect_timeout.as_ref(), CONNECT_TIMEOUT);
     let blocked = r.duration("rate.session_blocked_max", t.session_blocked_max.as_ref(), SESSION_BLOCKED_MAX);
+    let mbit = match &t.max_mbit_per_s {
+        None => None,
+        Some(_) => Some(number(r, "rate.max_mbit_per_s", t.max_mbit_per_s.as_ref(), 0.0, 1_000_000.0)?),
+    };
     Some(RateLimits {
+        max_mbit_per_s: mbit,
+        hold_total: None,
+        in_flight_ceiling: IN_FLIGHT_MAX,
         max_scale_milli: (max_scale? * 1000.0) as u64,
         max_rps: Rate::from_rps_f64(max_rps?),
         max_new_connections: Rate::from_rps_f64(connects?),
@@ -320,7 +352,24 @@ fn prometheus(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Prometheus> {
         );
         return None;
     }
-    Some(Prometheus { url, scrape_interval })
+    let expect_min = match &t.expect_min_rps {
+        None => None,
+        Some(w) if file.visibility.is_none() => {
+            let why = "is measured on the visibility query; add [visibility] requests";
+            r.error("", Some(w.span().start), "prometheus.expect_min_rps", why);
+            return None;
+        }
+        Some(w) => Some(Rate::from_rps_f64(number(r, "prometheus.expect_min_rps", Some(w), 0.0, 1e9)?)),
+    };
+    let token_file = t.token_file.as_ref().map(|w| w.get_ref().clone());
+    let plain = url.starts_with("http:")
+        && !target::split(&url).is_some_and(|(_, h, _)| target::is_loopback_host(&h));
+    if let Some(word) = t.token_file.as_ref().filter(|_| plain) {
+        let why = "a token over plain http can be read by anyone on the way; use https";
+        r.error("G024", Some(word.span().start), "prometheus.token_file", why);
+        return None;
+    }
+    Some(Prometheus { url, scrape_interval, expect_min, token_file })
 }
 
 fn query_guards(
@@ -436,6 +485,7 @@ fn governor(r: &mut Reader<'_>, file: &PolicyFile) -> Option<GovernorWords> {
         no_data_abort: d("no_data_abort", &t.no_data_abort)?,
         preflight_max: d("preflight_max", &t.preflight_max)?,
         drain_timeout: d("drain_timeout", &t.drain_timeout)?,
+        aftercare: d("aftercare", &t.aftercare)?,
         probe_rate: probe_rate?,
         step_ppm: step?,
         max_backoffs: max_backoffs?,

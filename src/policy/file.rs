@@ -32,6 +32,16 @@ pub struct PolicyFile {
     /// Limits.
     #[serde(default)]
     pub rate: RateTable,
+    /// When a run may happen.
+    pub window: Option<Spanned<WindowTable>>,
+    /// Absolute amounts over all runs of a period.
+    pub budget: Option<Spanned<BudgetTable>>,
+    /// Proof that the guards see our traffic.
+    pub visibility: Option<VisibilityTable>,
+    /// Our own metrics.
+    pub metrics: Option<MetricsTable>,
+    /// What must have been tried before.
+    pub drill: Option<DrillTable>,
     /// Kill switches.
     #[serde(default)]
     pub stop: StopTable,
@@ -96,6 +106,66 @@ pub struct RateTable {
     pub connect_timeout: Option<Word>,
     /// Longest wait for the previous answer on a connection.
     pub session_blocked_max: Option<Word>,
+    /// Most Mbit/s of answers received.
+    pub max_mbit_per_s: Option<Spanned<f64>>,
+    /// Users and ours together: `2x` of the recorded peak, or a rate such as `1800/s`.
+    pub hold_total: Option<Word>,
+}
+
+/// `[window]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WindowTable {
+    /// Time zone by its IANA name.
+    pub timezone: Word,
+    /// Start in that zone: `Sun 03:00`, `daily 03:00` or `2026-11-29 03:00`.
+    pub start: Word,
+    /// Length, not an end time: clock changes must not stretch it.
+    pub duration: Word,
+    /// More organic users than this at the start refuse the run.
+    pub expect_organic_below: Option<Word>,
+}
+
+/// `[budget]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetTable {
+    /// Most requests.
+    pub requests: Option<Spanned<i64>>,
+    /// Most requests that fail.
+    pub failed_requests: Option<Spanned<i64>>,
+    /// Most bytes of answers, such as `200GiB`.
+    pub bytes_received: Option<Word>,
+    /// Most connections.
+    pub connections: Option<Spanned<i64>>,
+    /// Time after which the count begins again, for policies without a window.
+    pub period: Option<Word>,
+}
+
+/// `[visibility]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VisibilityTable {
+    /// PromQL: the target's own rate of all requests.
+    pub requests: Word,
+    /// PromQL: the rate of unmarked requests alone.
+    pub organic: Option<Word>,
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsTable {
+    /// Address of our own metrics page.
+    pub listen: Word,
+}
+
+/// `[drill]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrillTable {
+    /// A passed drill of this policy must not be older.
+    pub max_age: Word,
 }
 
 /// `[stop]`.
@@ -104,6 +174,8 @@ pub struct RateTable {
 pub struct StopTable {
     /// While this file exists nothing is sent.
     pub kill_file: Option<Word>,
+    /// PromQL: any value above zero stops the run.
+    pub query: Option<Word>,
 }
 
 /// `[prometheus]`.
@@ -114,6 +186,13 @@ pub struct PrometheusTable {
     pub url: Word,
     /// Interval of its scrapes.
     pub scrape_interval: Option<Word>,
+    /// External labels that tell the right Prometheus from others.
+    #[serde(default)]
+    pub expect_labels: BTreeMap<String, String>,
+    /// The visibility query must show at least this rate before the start.
+    pub expect_min_rps: Option<Spanned<f64>>,
+    /// File with a bearer token.
+    pub token_file: Option<Word>,
 }
 
 /// `[[guard]]`.
@@ -130,9 +209,25 @@ pub struct GuardTable {
     pub metric: Option<Word>,
     /// Series to divide by.
     pub per: Option<Word>,
+    /// PromQL: rate of failing requests, ours among them; with `requests`.
+    pub errors: Option<Word>,
+    /// PromQL: rate of all requests, ours among them; ours are subtracted from both.
+    pub requests: Option<Word>,
+    /// Label matchers of alerts that stop a run.
+    pub alerts: Option<Word>,
+    /// PromQL that is there and above zero as long as alerting works.
+    pub liveness: Option<Word>,
+    /// Requests behind the number below which it says nothing.
+    pub min_samples: Option<Spanned<i64>>,
+    /// PromQL: requests behind the number, where that cannot be told from `expr`.
+    pub samples: Option<Word>,
+    /// Too few samples are no data instead of neutral.
+    pub need_traffic: Option<bool>,
+    /// Whether it looks at users alone, without our traffic.
+    pub organic: Option<bool>,
     /// `value` or `rate`.
     pub read: Option<Word>,
-    /// `sum` or `max` over several series.
+    /// `sum`, `max`, `min` or `avg` over several series.
     pub reduce: Option<Word>,
     /// `ratio`, `seconds`, or any other word for plain numbers.
     pub unit: Option<Word>,
@@ -202,25 +297,31 @@ pub struct GovernorTable {
     pub preflight_max: Option<Word>,
     /// Time for answers after the last request.
     pub drain_timeout: Option<Word>,
+    /// How long the guards are watched after the load.
+    pub aftercare: Option<Word>,
+}
+
+/// A limit relative to a baseline.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaselineTable {
+    /// `before` (the last 20 minutes) or `offset 1w`, `offset 2w`, `offset 3w`.
+    pub baseline: String,
+    /// Baseline times this is the limit.
+    pub ratio: f64,
+    /// The limit is never below this.
+    pub floor: toml::Value,
+    /// The limit is never above this.
+    pub cap: toml::Value,
+    /// The run is refused when the value now is more than this many times its baseline.
+    pub abnormal_ratio: Option<f64>,
 }
 
 /// Keys that later versions enforce and this one does not, with what they are for. Refused by name.
-pub const NOT_ENFORCED: [(&str, &str); 17] = [
-    ("window", "low-traffic windows"),
-    ("budget", "budgets that survive restarts"),
-    ("visibility", "proof that the guards see our traffic"),
+pub const NOT_ENFORCED: [(&str, &str); 5] = [
     ("notify", "notices"),
     ("credentials", "credentials for replayed requests"),
     ("clone_keys", "mapping of ids in clones"),
-    ("aftercare", "watching after the load"),
-    ("prometheus.expect_labels", "proof that this is the right Prometheus"),
-    ("prometheus.expect_min_rps", "proof that this is the right Prometheus"),
-    ("prometheus.token_file", "authentication to Prometheus"),
-    ("guard.alerts", "guards on alerts"),
-    ("guard.liveness", "guards on alerts"),
-    ("guard.min_samples", "sample counts behind a query"),
-    ("guard.need_traffic", "sample counts behind a query"),
     ("guard.freshness", "hand-written freshness queries"),
-    ("governor.aftercare", "watching after the load"),
     ("governor.recover_cap", "a recovery cap other than 0.8"),
 ];

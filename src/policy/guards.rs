@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::check::Reader;
-use super::file::{GuardTable, Limit, LocalTable};
-use super::{GuardQuery, Prometheus, QueryGuard, promql};
+use super::file::{BaselineTable, GuardTable, Limit, LocalTable, Word};
+use super::promql::Query;
+use super::{BaselineFrom, BaselineRule, GuardQuery, Prometheus, QueryGuard, RelativeLevel, sources};
 use crate::govern::guard::{GuardSpec, Origin, Side, Thresholds};
 use crate::govern::local_rules::LocalMetric;
 use crate::limits::QUERY_TIMEOUT;
@@ -28,6 +29,10 @@ pub enum Reduce {
     Sum,
     /// The largest.
     Max,
+    /// The smallest.
+    Min,
+    /// Their mean: hides one bad series among good ones.
+    Avg,
 }
 
 /// What to read on a metrics page.
@@ -73,7 +78,7 @@ fn limit(r: &mut Reader<'_>, key: &str, unit: Unit, word: &Limit) -> Option<f64>
         (Unit::Plain, toml::Value::Integer(n)) => Ok(*n as f64),
         (Unit::Plain, toml::Value::Float(f)) if f.is_finite() => Ok(*f),
         (_, toml::Value::Table(_)) => {
-            Err("limits relative to a baseline are not enforced by this version; give an absolute limit"
+            Err("a limit relative to a baseline belongs on hold_* or back_off_* of a Prometheus guard; the abort limit is absolute"
                 .to_owned())
         }
         (Unit::Ratio, other) => Err(format!("{other} is not a ratio; write text such as \"1%\"")),
@@ -82,8 +87,53 @@ fn limit(r: &mut Reader<'_>, key: &str, unit: Unit, word: &Limit) -> Option<f64>
             Err(format!("{other} is not a number; give `unit = \"ratio\"` or `unit = \"seconds\"` for text"))
         }
     };
-    let id = if matches!(word.get_ref(), toml::Value::Table(_)) { "G032" } else { "G010" };
-    value.map_err(|why| r.error(id, Some(span.start), key, why)).ok()
+    value.map_err(|why| r.error("G010", Some(span.start), key, why)).ok()
+}
+
+/// A limit relative to a baseline: the rule, and the loosest value that it can become.
+fn relative(
+    r: &mut Reader<'_>,
+    key: &str,
+    unit: Unit,
+    side: Side,
+    level: RelativeLevel,
+    word: &Limit,
+) -> Option<(BaselineRule, f64)> {
+    let at = word.span().start;
+    let table: BaselineTable = match word.get_ref().clone().try_into() {
+        Ok(table) => table,
+        Err(e) => {
+            let why = format!(
+                "{}; a relative limit is {{ baseline = \"before\", ratio = 2.0, floor = ..., cap = ... }}",
+                e.message()
+            );
+            r.error("G010", Some(at), key, why);
+            return None;
+        }
+    };
+    let from = match table.baseline.as_str() {
+        "before" => Some(BaselineFrom::Before),
+        "offset 1w" => Some(BaselineFrom::Weeks(1)),
+        "offset 2w" => Some(BaselineFrom::Weeks(2)),
+        "offset 3w" => Some(BaselineFrom::Weeks(3)),
+        _ => None,
+    };
+    let mut bound = |name: &str, value: toml::Value| {
+        limit(r, &format!("{key}.{name}"), unit, &toml::Spanned::new(at..at, value))
+    };
+    let (floor, cap) = (bound("floor", table.floor)?, bound("cap", table.cap)?);
+    let good_ratio = match side {
+        Side::Above => table.ratio > 1.0 && table.ratio <= 100.0,
+        Side::Below => table.ratio > 0.0 && table.ratio < 1.0,
+    };
+    let abnormal_ratio = table.abnormal_ratio.unwrap_or(3.0);
+    let Some(from) = from.filter(|_| good_ratio && floor <= cap && abnormal_ratio > 1.0) else {
+        let why = "baseline is \"before\", \"offset 1w\", \"offset 2w\" or \"offset 3w\"; ratio is above 1 (below 1 for *_below); floor is at most cap; abnormal_ratio is above 1";
+        r.error("G011", Some(at), key, why);
+        return None;
+    };
+    let loosest = if side == Side::Above { cap } else { floor };
+    Some((BaselineRule { level, from, ratio: table.ratio, floor, cap, abnormal_ratio }, loosest))
 }
 
 /// Thresholds in order on one side; `None` after an error.
@@ -94,15 +144,25 @@ fn thresholds(
     side: Side,
     unit: Unit,
     [hold, back_off, abort, clear]: [&Option<Limit>; 4],
+    baselines: &mut Vec<BaselineRule>,
 ) -> Option<Thresholds> {
     let word = if side == Side::Above { "above" } else { "below" };
-    let mut read = |key: &str, w: &Option<Limit>| {
-        w.as_ref().map_or(Some(None), |w| limit(r, &format!("{name}: {key}"), unit, w).map(Some))
+    let mut read = |key: &str, w: &Option<Limit>, level: Option<RelativeLevel>| {
+        let Some(w) = w else { return Some(None) };
+        let key = format!("{name}: {key}");
+        match level.filter(|_| matches!(w.get_ref(), toml::Value::Table(_))) {
+            None => limit(r, &key, unit, w).map(Some),
+            Some(level) => {
+                let (rule, loosest) = relative(r, &key, unit, side, level, w)?;
+                baselines.push(rule);
+                Some(Some(loosest))
+            }
+        }
     };
-    let hold = read(&format!("hold_{word}"), hold)?;
-    let back_off = read(&format!("back_off_{word}"), back_off)?;
-    let abort = read(&format!("abort_{word}"), abort)?;
-    let clear = read("clear", clear)?;
+    let hold = read(&format!("hold_{word}"), hold, Some(RelativeLevel::Hold))?;
+    let back_off = read(&format!("back_off_{word}"), back_off, Some(RelativeLevel::BackOff))?;
+    let abort = read(&format!("abort_{word}"), abort, None)?;
+    let clear = read("clear", clear, None)?;
     let set: Vec<f64> = [hold, back_off, abort].into_iter().flatten().collect();
     let Some(first) = set.first().copied() else {
         r.error("G011", Some(at), name, format!("a guard without a threshold guards nothing; give hold_{word}, back_off_{word} or abort_{word}"));
@@ -137,7 +197,19 @@ pub(super) fn local(
 ) -> Option<Thresholds> {
     let unit = if metric.is_latency() { Unit::Seconds } else { Unit::Ratio };
     let name = format!("local.{}", metric.name());
-    thresholds(r, &name, at, Side::Above, unit, [&t.hold_above, &t.back_off_above, &t.abort_above, &None])
+    let mut relative = Vec::new();
+    let limits = [&t.hold_above, &t.back_off_above, &t.abort_above, &None];
+    let limits = thresholds(r, &name, at, Side::Above, unit, limits, &mut relative)?;
+    if !relative.is_empty() {
+        r.error(
+            "G010",
+            Some(at),
+            &name,
+            "what we see ourselves has no baseline before the run; give absolute limits",
+        );
+        return None;
+    }
+    Some(limits)
 }
 
 /// Time words of a guard with their defaults.
@@ -213,21 +285,32 @@ pub(super) fn query(
         (_, false) => Side::Above,
     };
     let [hold, back_off, abort] = if side == Side::Above { above } else { below };
-    let limits = thresholds(r, &name, at, side, unit, [hold, back_off, abort, &t.clear]);
+    let mut baselines = Vec::new();
+    let limits = if t.alerts.is_some() {
+        alerts_have_no_limits(r, &name, at, above.iter().chain(&below).any(|l| l.is_some()))
+    } else {
+        thresholds(r, &name, at, side, unit, [hold, back_off, abort, &t.clear], &mut baselines)
+    };
     let source = source(r, &name, at, t, prometheus);
     let ((query, poll_default, behind), thresholds) = (source?, limits?);
     let Times { poll, timeout, clear_for } = times(r, &name, t, poll_default)?;
     let (confirm, confirm_of) = confirm(r, &name, t)?;
+    let min_samples = min_samples(r, &name, t, &query)?;
     let lag = behind + poll + timeout;
+    let organic = t.organic.unwrap_or(match &query {
+        GuardQuery::Prometheus(q) => q.unmarked,
+        GuardQuery::Subtract { .. } => true,
+        _ => false,
+    });
     let spec = GuardSpec {
         name,
-        origin: if matches!(query, GuardQuery::Prometheus(_)) { Origin::Prometheus } else { Origin::Scrape },
+        origin: if matches!(query, GuardQuery::Scrape(_)) { Origin::Scrape } else { Origin::Prometheus },
         unit: unit_word,
         thresholds,
         required: t.required.unwrap_or(true),
-        harm: t.user_harm.unwrap_or(unit != Unit::Plain),
-        min_samples: 0,
-        need_traffic: false,
+        harm: t.user_harm.unwrap_or(unit != Unit::Plain || matches!(query, GuardQuery::Subtract { .. })),
+        min_samples,
+        need_traffic: t.need_traffic.unwrap_or(false),
         neutral_blocks: true,
         confirm,
         confirm_of,
@@ -235,7 +318,64 @@ pub(super) fn query(
         clear_for: clear_for.unwrap_or(Duration::ZERO),
         lag,
     };
-    Some(QueryGuard { spec, query, poll, timeout })
+    Some(QueryGuard { spec, query, poll, timeout, baselines, organic })
+}
+
+/// Pending holds and firing aborts: that is fixed.
+fn alerts_have_no_limits(r: &mut Reader<'_>, name: &str, at: usize, given: bool) -> Option<Thresholds> {
+    if given {
+        r.error(
+            "G011",
+            Some(at),
+            name,
+            "an alerts guard holds on pending and aborts on firing; it takes no limits of its own",
+        );
+        return None;
+    }
+    Some(sources::alert_limits())
+}
+
+/// Requests needed behind the number, and how to count them.
+fn min_samples(r: &mut Reader<'_>, name: &str, t: &GuardTable, query: &GuardQuery) -> Option<u64> {
+    let Some(word) = &t.min_samples else {
+        if t.need_traffic.is_some() || t.samples.is_some() {
+            let why = "need_traffic and samples mean nothing without min_samples";
+            r.error("G031", None, &format!("{name}: min_samples"), why);
+            return None;
+        }
+        return Some(0);
+    };
+    let at = Some(word.span().start);
+    let key = format!("{name}: min_samples");
+    let n = u64::try_from(*word.get_ref()).ok().filter(|n| (1..=10_000_000).contains(n));
+    let Some(n) = n else {
+        r.error("G031", at, &key, "must lie between 1 and 10000000");
+        return None;
+    };
+    let countable = match query {
+        GuardQuery::Prometheus(q) => q.samples.is_some(),
+        GuardQuery::Subtract { .. } => true,
+        _ => false,
+    };
+    if !countable {
+        r.error("G031", at, &key, "the requests behind this number cannot be told from the query; add samples = 'sum(increase(...[1m]))'");
+        return None;
+    }
+    let quantile = match query {
+        GuardQuery::Prometheus(q) => quantile_of(&q.text),
+        _ => None,
+    };
+    if let Some(q) = quantile.filter(|q| (n as f64) < 5.0 / (1.0 - q)) {
+        r.error("G031", at, &key, format!("a {q} quantile needs at least {:.0} samples", 5.0 / (1.0 - q)));
+        return None;
+    }
+    Some(n)
+}
+
+/// The quantile of a `histogram_quantile(q, ...)`.
+fn quantile_of(text: &str) -> Option<f64> {
+    let (_, rest) = text.split_once("histogram_quantile(")?;
+    rest.split(',').next()?.trim().parse().ok().filter(|q: &f64| (0.0..1.0).contains(q))
 }
 
 /// The query, the default poll interval, and how far behind the world its answer is.
@@ -246,48 +386,113 @@ fn source(
     t: &GuardTable,
     prometheus: Option<&Prometheus>,
 ) -> Option<(GuardQuery, Duration, Duration)> {
+    let given = [
+        t.expr.is_some(),
+        t.scrape.is_some(),
+        t.alerts.is_some(),
+        t.errors.is_some() || t.requests.is_some(),
+    ];
+    if given.iter().filter(|g| **g).count() != 1 {
+        let why = "needs exactly one of: expr (PromQL), scrape and metric, errors and requests (ours subtracted), alerts";
+        r.error("", Some(at), name, why);
+        return None;
+    }
+    if t.alerts.is_some() {
+        let prometheus = asked(r, name, at, prometheus)?;
+        let query = sources::alerts(r, name, at, t)?;
+        return Some((GuardQuery::Alerts(query), poll_of(prometheus), prometheus.scrape_interval));
+    }
+    if let (Some(errors), Some(requests)) = (&t.errors, &t.requests) {
+        let prometheus = asked(r, name, at, prometheus)?;
+        let errors = ranged(r, &format!("{name}: errors"), errors, prometheus)?;
+        let requests = ranged(r, &format!("{name}: requests"), requests, prometheus)?;
+        let behind = prometheus.scrape_interval + errors.range.max(requests.range);
+        return Some((GuardQuery::Subtract { errors, requests }, poll_of(prometheus), behind));
+    }
     match (&t.expr, &t.scrape) {
         (Some(expr), None) => {
-            let start = expr.span().start;
-            let Some(prometheus) = prometheus else {
-                r.error("", Some(start), name, "has an expr, but there is no [prometheus] url to ask");
-                return None;
-            };
-            let query = match promql::check(expr.get_ref()) {
-                Ok(query) => query,
-                Err(e) => {
-                    r.error(e.id, Some(start), &format!("{name}: expr"), e.why);
-                    return None;
-                }
-            };
-            let scrape = prometheus.scrape_interval;
-            if !query.range.is_zero() && query.range < scrape * 4 {
-                let why = format!(
-                    "the range {} is below four scrapes of {}; one lost scrape would blind it",
-                    show_duration(query.range),
-                    show_duration(scrape)
-                );
-                r.error("G006", Some(start), &format!("{name}: expr"), why);
-                return None;
-            }
-            if query.range > Duration::from_secs(300) {
-                r.warn(
-                    "G006",
-                    Some(start),
-                    &format!("{name}: expr"),
-                    "a range above 5m is too slow to guard",
-                );
-            }
-            let poll = scrape.clamp(Duration::from_secs(1), Duration::from_secs(5));
-            let behind = scrape + query.range;
-            Some((GuardQuery::Prometheus(query), poll, behind))
+            let prometheus = asked(r, name, expr.span().start, prometheus)?;
+            let mut query = ranged(r, &format!("{name}: expr"), expr, prometheus)?;
+            reduce_and_samples(r, name, t, &mut query)?;
+            let behind = prometheus.scrape_interval + query.range;
+            Some((GuardQuery::Prometheus(query), poll_of(prometheus), behind))
         }
         (None, Some(_)) => scrape(r, name, at, t),
         (Some(_), Some(_)) | (None, None) => {
-            r.error("", Some(at), name, "needs either expr (PromQL) or scrape and metric");
+            r.error(
+                "",
+                Some(at),
+                name,
+                "errors and requests belong together: both are rates with ours among them",
+            );
             None
         }
     }
+}
+
+fn poll_of(p: &Prometheus) -> Duration {
+    p.scrape_interval.clamp(Duration::from_secs(1), Duration::from_secs(5))
+}
+
+fn asked<'a>(r: &mut Reader<'_>, name: &str, at: usize, p: Option<&'a Prometheus>) -> Option<&'a Prometheus> {
+    if p.is_none() {
+        r.error("", Some(at), name, "asks Prometheus, but there is no [prometheus] url to ask");
+    }
+    p
+}
+
+/// `reduce` and `samples` of a query; several series without a rule are a warning here and no data later.
+fn reduce_and_samples(r: &mut Reader<'_>, name: &str, t: &GuardTable, query: &mut Query) -> Option<()> {
+    let at = t.expr.as_ref().map(|w| w.span().start);
+    match t.reduce.as_ref().map(|w| w.get_ref().as_str()) {
+        None if query.many => {
+            let why = "may give several series, which is no data; aggregate it, or say reduce = \"max\"";
+            r.warn("G014", at, &format!("{name}: expr"), why);
+        }
+        None => {}
+        Some(word @ ("sum" | "max" | "min" | "avg")) => {
+            if word == "avg" {
+                r.warn(
+                    "G014",
+                    at,
+                    &format!("{name}: reduce"),
+                    "the mean over instances hides one bad one; take max",
+                );
+            }
+            query.text = format!("{word}({})", query.text);
+        }
+        Some(other) => {
+            r.error("G014", at, &format!("{name}: reduce"), format!("{other:?} is not sum, max, min or avg"));
+            return None;
+        }
+    }
+    if let Some(word) = &t.samples {
+        query.samples = Some(sources::query(r, &format!("{name}: samples"), word)?.text);
+    }
+    Some(())
+}
+
+/// A query whose range is long enough to be answered, with its warnings told.
+pub(super) fn ranged(r: &mut Reader<'_>, key: &str, word: &Word, p: &Prometheus) -> Option<Query> {
+    let start = word.span().start;
+    let query = sources::query(r, key, word)?;
+    let scrape = p.scrape_interval;
+    if !query.range.is_zero() && query.range < scrape * 4 {
+        let why = format!(
+            "the range {} is below four scrapes of {}; one lost scrape would blind it",
+            show_duration(query.range),
+            show_duration(scrape)
+        );
+        r.error("G006", Some(start), key, why);
+        return None;
+    }
+    if query.range > Duration::from_secs(300) {
+        r.warn("G006", Some(start), key, "a range above 5m is too slow to guard");
+    }
+    for (id, why) in &query.warnings {
+        r.warn(id, Some(start), key, why.clone());
+    }
+    Some(query)
 }
 
 fn scrape(
@@ -337,12 +542,14 @@ fn scrape(
         None => Reduce::One,
         Some("sum") => Reduce::Sum,
         Some("max") => Reduce::Max,
+        Some("min") => Reduce::Min,
+        Some("avg") => Reduce::Avg,
         Some(other) => {
             r.error(
                 "",
                 Some(at),
                 &format!("{name}: reduce"),
-                format!("{other:?} is neither \"sum\" nor \"max\""),
+                format!("{other:?} is not sum, max, min or avg"),
             );
             return None;
         }

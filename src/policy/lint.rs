@@ -1,14 +1,16 @@
 //! Lints over a whole policy: what is readable but would not keep production safe.
 
 use super::check::Reader;
-use super::{Policy, settings};
-use crate::govern::guard::Origin;
+use super::{GuardQuery, Policy, QueryGuard, settings, sources};
+use crate::govern::guard::{Origin, Side};
 use crate::units::show_duration;
 
 /// Looks at the policy as a whole. Production rules apply unless its target is loopback.
 pub(super) fn lint(r: &mut Reader<'_>, policy: &Policy) {
     times(r, policy);
     capacity(r, policy);
+    queries(r, policy);
+    governor(r, policy);
     if !policy.is_loopback_only() {
         production(r, policy);
     }
@@ -22,18 +24,112 @@ pub(super) fn lint(r: &mut Reader<'_>, policy: &Policy) {
             );
         }
     }
-    let qps: f64 = policy
-        .guards
-        .iter()
-        .filter(|g| g.spec.origin == Origin::Prometheus)
-        .map(|g| 1.0 / g.poll.as_secs_f64())
-        .sum();
+    let qps: f64 = policy.guards.iter().map(questions_per_second).sum();
     if qps > 5.0 {
-        r.warn(
-            "G033",
+        let why =
+            format!("guards and their freshness ask Prometheus {qps:.1} times a second; keep it below 5");
+        r.warn("G033", None, "guard", why);
+    }
+}
+
+/// Questions to Prometheus a second, those on freshness and samples among them.
+fn questions_per_second(g: &QueryGuard) -> f64 {
+    let each = match &g.query {
+        GuardQuery::Scrape(_) => 0,
+        GuardQuery::Prometheus(q) => 1 + q.freshness.len() + usize::from(g.spec.min_samples > 0),
+        GuardQuery::Visibility(q) | GuardQuery::Organic { query: q, .. } => 1 + q.freshness.len(),
+        GuardQuery::Subtract { requests, .. } => 2 + requests.freshness.len(),
+        GuardQuery::Alerts(_) => 3,
+        GuardQuery::Labels(_) | GuardQuery::OtherRuns | GuardQuery::StopQuery(_) => 1,
+    };
+    each as f64 / g.poll.as_secs_f64()
+}
+
+/// G010, G013, G015, G021: traps in single guards that need more than their query to be seen.
+fn queries(r: &mut Reader<'_>, policy: &Policy) {
+    for g in &policy.guards {
+        let GuardQuery::Prometheus(q) = &g.query else { continue };
+        let name = &g.spec.name;
+        if q.shifted && !g.baselines.is_empty() {
+            let why =
+                "`offset` or `@` in a query with a baseline would be shifted twice; take it out of expr";
+            r.error("G013", None, &format!("{name}: expr"), why);
+        }
+        if g.spec.unit == "seconds" && q.metrics.iter().any(|m| m.contains("_milliseconds")) {
+            let why = "the metric counts milliseconds and the unit says seconds; divide by 1000 in expr";
+            r.error("G010", None, &format!("{name}: unit"), why);
+        }
+        if !q.metrics.is_empty() && q.metrics.iter().all(|m| m.starts_with("replay_")) {
+            let why = "looks at our own metrics only; nobody looks at users then";
+            r.warn("G015", None, &format!("{name}: expr"), why);
+        }
+        let t = &g.spec.thresholds;
+        let highest = [t.hold, t.back_off, t.abort].into_iter().flatten().fold(0.0, f64::max);
+        let timeout = policy.rate.request_timeout.as_secs_f64();
+        if g.spec.unit == "seconds"
+            && t.side == Side::Above
+            && highest >= timeout
+            && q.text.contains("duration")
+        {
+            let why = format!(
+                "a latency limit of {highest} s is not below request_timeout ({timeout} s): we give up first"
+            );
+            r.warn("G010", None, &format!("{name}: limits"), why);
+        }
+    }
+    let errors = |g: &&QueryGuard| g.spec.unit == "ratio" && g.spec.origin == Origin::Prometheus;
+    for g in policy.guards.iter().filter(errors).filter(|g| !g.spec.required) {
+        if !policy.guards.iter().filter(errors).any(|o| o.spec.required) {
+            let why = "an optional guard may not be the only one of its kind: without data nobody would look";
+            r.error("G021", None, &g.spec.name, why);
+        }
+    }
+    let aborts = |g: &&QueryGuard| g.spec.thresholds.abort.is_some() && !is_own(g);
+    let alerts = |g: &QueryGuard| matches!(g.query, GuardQuery::Alerts(_));
+    let mut all = policy.guards.iter().filter(aborts).peekable();
+    if all.peek().is_some() && all.all(alerts) {
+        let why = "the only guards with an abort limit are alerts, and these are late by their evaluation and `for`";
+        r.warn("G025", None, "guard", why);
+    }
+}
+
+/// Whether the program added the guard by itself.
+fn is_own(g: &QueryGuard) -> bool {
+    match &g.query {
+        GuardQuery::Visibility(_)
+        | GuardQuery::Organic { .. }
+        | GuardQuery::Labels(_)
+        | GuardQuery::OtherRuns
+        | GuardQuery::StopQuery(_) => true,
+        GuardQuery::Prometheus(_)
+        | GuardQuery::Scrape(_)
+        | GuardQuery::Subtract { .. }
+        | GuardQuery::Alerts(_) => false,
+    }
+}
+
+/// G018, G019: a governor that could never arrive, or never leave.
+fn governor(r: &mut Reader<'_>, policy: &Policy) {
+    if let (Some(window), true) =
+        (&policy.window, policy.governor.step_ppm.is_some() || policy.governor.step_hold.is_some())
+    {
+        let at_full = settings::govern(policy, policy.rate.max_rps, settings::LeadIn::Auto);
+        let climb = settings::time_to_full(&at_full);
+        if climb > window.duration {
+            let why = format!(
+                "the climb takes {} and the window is open for {}: full scale is never reached",
+                show_duration(climb),
+                show_duration(window.duration)
+            );
+            r.warn("G018", None, "governor.step", why);
+        }
+    }
+    if let Some(probe) = policy.governor.probe_rate.filter(|p| *p >= policy.rate.max_rps) {
+        r.error(
+            "G019",
             None,
-            "guard",
-            format!("the guards ask Prometheus {qps:.1} times a second; keep it below 5"),
+            "governor.probe_rate",
+            format!("{probe} is not below max_rps: the probe would be the whole load"),
         );
     }
 }
@@ -101,42 +197,90 @@ fn capacity(r: &mut Reader<'_>, policy: &Policy) {
     }
 }
 
-/// G012, G027, G029 as far as this version enforces their keys.
+/// G012, G020, G026, G027, G029: what a run outside this machine must have.
 fn production(r: &mut Reader<'_>, policy: &Policy) {
-    let mut need = |id, key: &str, why: &str| r.error(id, None, key, why);
-    let queries = policy.guards.iter().filter(|g| g.spec.origin == Origin::Prometheus && g.spec.required);
-    if !queries.clone().any(|g| g.spec.thresholds.abort.is_some()) {
-        need(
+    let required = || policy.guards.iter().filter(|g| g.spec.required && !is_own(g));
+    let queries = || required().filter(|g| g.spec.origin == Origin::Prometheus);
+    let errors =
+        |g: &QueryGuard| g.spec.unit == "ratio" && g.spec.harm && g.spec.thresholds.side == Side::Above;
+    let latency = |g: &QueryGuard| {
+        let text = match &g.query {
+            GuardQuery::Prometheus(q) => q.text.as_str(),
+            _ => "",
+        };
+        g.spec.unit == "seconds"
+            || text.contains("_bucket")
+            || text.contains("histogram_")
+            || text.contains("duration")
+    };
+    let names = [sources::VISIBILITY];
+    let visible = policy.guards.iter().any(|g| names.contains(&g.spec.name.as_str()));
+    let budgeted = policy.budget.is_some_and(|b| b.limits.failed_requests.is_some());
+    let table = [
+        (
+            queries().any(|g| g.spec.thresholds.abort.is_some()),
             "G012",
             "guard",
             "a production policy needs at least one required Prometheus guard with an abort limit",
-        );
-    }
-    if !queries.clone().any(|g| g.spec.unit == "ratio" && g.spec.harm) {
-        need(
+        ),
+        (
+            queries().any(errors),
             "G012",
             "guard",
-            "a production policy needs a required Prometheus guard on errors (unit = \"ratio\")",
-        );
-    }
-    if policy.local.is_empty() {
-        need(
+            "a production policy needs a required Prometheus guard on errors (unit = \"ratio\", *_above)",
+        ),
+        (
+            queries().any(latency),
+            "G012",
+            "guard",
+            "a production policy needs a required Prometheus guard on latency (a histogram, or unit = \"seconds\")",
+        ),
+        (
+            !policy.local.is_empty(),
             "G012",
             "local",
             "a production policy needs local guards: they are the only ones that react within a second",
-        );
+        ),
+        (
+            visible,
+            "G012",
+            "visibility.requests",
+            "a production policy proves that its guards see what we send: add [visibility] requests",
+        ),
+        (policy.kill_file.is_some(), "G012", "stop.kill_file", "a production policy needs a kill file"),
+        (policy.owner.is_some(), "G012", "owner", "a production policy names who answers for it"),
+        (
+            budgeted,
+            "G026",
+            "budget.failed_requests",
+            "a production policy says how many failed requests it may cause: add [budget] failed_requests",
+        ),
+        (
+            required().any(|g| g.organic),
+            "G027",
+            "guard",
+            "no required guard looks at users without our traffic among them; leave it out by a label (replay=\"\"), or give errors and requests to have ours subtracted",
+        ),
+        (
+            !policy.routes.allow.is_empty(),
+            "G029",
+            "routes.allow",
+            "an unattended run sends only what the policy allows: list the routes",
+        ),
+    ];
+    for (fine, id, key, why) in table {
+        if !fine {
+            r.error(id, None, key, why);
+        }
     }
-    if policy.kill_file.is_none() {
-        need("G012", "stop.kill_file", "a production policy needs a kill file");
-    }
-    if policy.owner.is_none() {
-        need("G012", "owner", "a production policy names who answers for it");
-    }
-    if policy.routes.allow.is_empty() {
-        need("G029", "routes.allow", "an unattended run sends only what the policy allows: list the routes");
+    let floor = policy.guards.iter().any(|g| g.spec.thresholds.side == Side::Below && !is_own(g));
+    if !floor {
+        r.warn("G027", None, "guard", "no floor on business, such as checkouts per minute with back_off_below; errors do not show everything");
     }
     if !policy.allow.has_networks() {
         r.warn("", None, "target.allow", "lists no network, so the address behind the name cannot be checked; add one such as \"203.0.113.0/28\"");
     }
-    r.warn("G027", None, "guard", "this version cannot check that a guard watches real users without your own traffic among them; see docs/GOVERNOR.md");
+    if policy.window.is_none() {
+        r.warn("G020", None, "window", "no window: the run may happen at any hour");
+    }
 }

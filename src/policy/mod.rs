@@ -4,13 +4,21 @@
 //! enforce is refused, never ignored: a limit that somebody wrote down and nobody keeps is worse than none.
 //! Pure: the text is an argument.
 
+pub mod backtest;
+pub mod baseline;
 pub mod check;
+mod check_run;
 pub mod file;
 pub mod guards;
 pub mod lint;
+pub mod packs;
 pub mod promql;
+pub mod schema;
 pub mod settings;
+pub mod site;
+pub mod sources;
 pub mod target;
+pub mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -70,6 +78,65 @@ pub enum GuardQuery {
     Prometheus(promql::Query),
     /// A metrics page that we read ourselves.
     Scrape(guards::ScrapeQuery),
+    /// Failing users over all users, with our own traffic subtracted.
+    Subtract {
+        /// Rate of failing requests.
+        errors: promql::Query,
+        /// Rate of all requests.
+        requests: promql::Query,
+    },
+    /// Alerts that are firing or pending, and the proof that alerting works.
+    Alerts(sources::AlertQuery),
+    /// The target's own rate of requests: proof of visibility, and amplification.
+    Visibility(promql::Query),
+    /// Rate of organic users: by its own query, or the visibility query less ours.
+    Organic {
+        /// The query.
+        query: promql::Query,
+        /// Whether ours must be subtracted.
+        subtract: bool,
+    },
+    /// Whether this is the expected Prometheus.
+    Labels(BTreeMap<String, String>),
+    /// Whether another run hits the same target.
+    OtherRuns,
+    /// A person's kill switch as a query.
+    StopQuery(String),
+}
+
+/// Which limit of a guard hangs on a baseline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelativeLevel {
+    /// `hold_*`.
+    Hold,
+    /// `back_off_*`.
+    BackOff,
+}
+
+/// Where a baseline comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaselineFrom {
+    /// The last 20 minutes before the run.
+    Before,
+    /// The same time of the week, this many weeks back (the median of as many weeks).
+    Weeks(u8),
+}
+
+/// A limit relative to a baseline: `clamp(baseline * ratio, floor, cap)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BaselineRule {
+    /// Which limit.
+    pub level: RelativeLevel,
+    /// Where the baseline comes from.
+    pub from: BaselineFrom,
+    /// Factor.
+    pub ratio: f64,
+    /// Never below.
+    pub floor: f64,
+    /// Never above.
+    pub cap: f64,
+    /// Refuse when the value now is more than this many times the baseline.
+    pub abnormal_ratio: f64,
 }
 
 /// A guard that asks somebody else.
@@ -83,6 +150,10 @@ pub struct QueryGuard {
     pub poll: Duration,
     /// Deadline of one question.
     pub timeout: Duration,
+    /// Limits relative to a baseline.
+    pub baselines: Vec<BaselineRule>,
+    /// Whether it looks at users alone.
+    pub organic: bool,
 }
 
 /// Prometheus as the policy names it.
@@ -92,10 +163,32 @@ pub struct Prometheus {
     pub url: String,
     /// Interval of its scrapes.
     pub scrape_interval: Duration,
+    /// The visibility query must show at least this before the start.
+    pub expect_min: Option<Rate>,
+    /// File with a bearer token.
+    pub token_file: Option<String>,
+}
+
+/// Users and ours together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldTotal {
+    /// This many times the recorded peak, in thousandths.
+    OfPeakMilli(u64),
+    /// A rate.
+    Rate(Rate),
+}
+
+/// Absolute amounts and when their count begins again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BudgetRule {
+    /// Limits.
+    pub limits: crate::govern::budget::BudgetLimits,
+    /// Period, for policies without a window.
+    pub period: Duration,
 }
 
 /// Limits on rates and numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RateLimits {
     /// Highest scale, thousandths.
     pub max_scale_milli: u64,
@@ -105,12 +198,18 @@ pub struct RateLimits {
     pub max_new_connections: Rate,
     /// Most requests in flight; `None` is derived from the plan.
     pub max_in_flight: Option<u64>,
+    /// Most requests in flight whatever is derived.
+    pub in_flight_ceiling: u64,
     /// Longest time of one request.
     pub request_timeout: Duration,
     /// Longest time to connect.
     pub connect_timeout: Duration,
     /// Longest wait for the previous answer on a connection.
     pub session_blocked_max: Duration,
+    /// Most Mbit/s of answers received.
+    pub max_mbit_per_s: Option<f64>,
+    /// Users and ours together.
+    pub hold_total: Option<HoldTotal>,
 }
 
 /// Settings of the governor as the policy gives them; `None` is derived from the lag of the guards.
@@ -138,6 +237,8 @@ pub struct GovernorWords {
     pub preflight_max: Option<Duration>,
     /// Time for answers after the last request.
     pub drain_timeout: Option<Duration>,
+    /// How long the guards are watched after the load.
+    pub aftercare: Option<Duration>,
 }
 
 /// A checked policy.
@@ -165,6 +266,16 @@ pub struct Policy {
     pub routes: Routes,
     /// Limits.
     pub rate: RateLimits,
+    /// When a run may happen.
+    pub window: Option<window::Window>,
+    /// Absolute amounts.
+    pub budget: Option<BudgetRule>,
+    /// Longest run.
+    pub duration_max: Option<Duration>,
+    /// Address of our own metrics page.
+    pub metrics_listen: Option<String>,
+    /// A passed drill must not be older.
+    pub drill_max_age: Option<Duration>,
     /// Kill file.
     pub kill_file: Option<String>,
     /// Prometheus.

@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use promql_parser::label::MatchOp;
 use promql_parser::parser::token::{T_DIV, T_LAND, T_LOR, T_LUNLESS};
 use promql_parser::parser::value::ValueType;
-use promql_parser::parser::{BinaryExpr, Expr, VectorSelector};
+use promql_parser::parser::{BinaryExpr, Expr, LabelModifier, VectorSelector};
 
 /// A query that may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,18 @@ pub struct Query {
     pub range: Duration,
     /// Selectors whose newest sample tells how fresh the answer is.
     pub freshness: Vec<String>,
+    /// Requests behind the number, where the query is a fraction over rates: `(denominator) * range`.
+    pub samples: Option<String>,
+    /// Every selector leaves marked traffic out by an empty label, such as `replay=""`.
+    pub unmarked: bool,
+    /// An `offset` or `@` stands in it.
+    pub shifted: bool,
+    /// It may give several series.
+    pub many: bool,
+    /// Names of its metrics.
+    pub metrics: Vec<String>,
+    /// Traps that do not make it unusable: lint id and what is wrong.
+    pub warnings: Vec<(&'static str, String)>,
 }
 
 /// Why a query was refused: the lint's id and what is wrong.
@@ -52,7 +65,63 @@ pub fn check(text: &str) -> Result<Query, BadQuery> {
     if walk.freshness.is_empty() {
         return Err(bad("G005", "no series stands behind this query, so its freshness cannot be checked"));
     }
-    Ok(Query { text: text.trim().to_owned(), range: walk.range, freshness: walk.freshness })
+    walk.metrics.sort();
+    walk.metrics.dedup();
+    Ok(Query {
+        text: text.trim().to_owned(),
+        range: walk.range,
+        freshness: walk.freshness,
+        samples: samples(&expr),
+        unmarked: walk.selectors > 0 && walk.unmarked == walk.selectors,
+        shifted: walk.shifted,
+        many: may_be_many(&expr),
+        metrics: walk.metrics,
+        warnings: walk.warnings,
+    })
+}
+
+/// The denominator of the fraction that the query is, as a number of requests.
+fn samples(expr: &Expr) -> Option<String> {
+    let Expr::Binary(b) = inner(expr) else { return None };
+    if b.op.id() != T_DIV {
+        // `1 - good / all`: the fraction is on one side.
+        return samples(&b.rhs).or_else(|| samples(&b.lhs));
+    }
+    let mut walk = Walk::default();
+    walk.visit(&b.rhs).ok()?;
+    let rates = b.rhs.to_string().contains("rate(");
+    (rates && !walk.range.is_zero()).then(|| format!("({}) * {}", b.rhs, walk.range.as_secs_f64()))
+}
+
+/// Whether more than one series may come out: nothing at the top folds them into one.
+fn may_be_many(expr: &Expr) -> bool {
+    match inner(expr) {
+        Expr::Aggregate(a) => match &a.modifier {
+            None => false,
+            Some(LabelModifier::Include(labels)) => !labels.labels.is_empty(),
+            Some(LabelModifier::Exclude(_)) => true,
+        },
+        Expr::Binary(b) => may_be_many(&b.lhs) || may_be_many(&b.rhs),
+        Expr::Unary(u) => may_be_many(&u.expr),
+        Expr::Call(c) if c.func.name == "histogram_quantile" => {
+            c.args.args.get(1).is_some_and(|a| by_labels(a).is_none_or(|by| by != ["le"]))
+        }
+        Expr::Call(c) if matches!(c.func.name, "vector" | "time" | "scalar") => false,
+        Expr::Call(c) => c.args.args.iter().any(|a| may_be_many(a)),
+        Expr::NumberLiteral(_) | Expr::StringLiteral(_) => false,
+        _ => true,
+    }
+}
+
+/// The labels of `by (...)`; empty for a whole aggregate, none without one.
+fn by_labels(expr: &Expr) -> Option<Vec<String>> {
+    let Expr::Aggregate(a) = inner(expr) else { return None };
+    match &a.modifier {
+        None => Some(Vec::new()),
+        Some(LabelModifier::Include(labels)) => Some(labels.labels.clone()),
+        Some(LabelModifier::Exclude(labels)) if labels.labels.iter().any(|l| l == "le") => Some(Vec::new()),
+        Some(LabelModifier::Exclude(_)) => Some(vec!["le".to_owned()]),
+    }
 }
 
 fn inner(expr: &Expr) -> &Expr {
@@ -89,6 +158,15 @@ struct Walk {
     freshness: Vec<String>,
     /// Inside a part that may be absent on a healthy day.
     optional: bool,
+    /// Inside `(... or vector(0))`.
+    filled: bool,
+    /// Left of a division.
+    numerator: bool,
+    selectors: usize,
+    unmarked: usize,
+    shifted: bool,
+    metrics: Vec<String>,
+    warnings: Vec<(&'static str, String)>,
 }
 
 impl Walk {
@@ -128,6 +206,21 @@ impl Walk {
                 format!("{name}() of a subquery breaks at counter resets; take the rate first, then sum"),
             ));
         }
+        if rate && c.args.args.first().is_some_and(|a| is_gauge_name(inner(a))) {
+            return Err(bad(
+                "G008",
+                format!(
+                    "{name}() of something that is no counter by its name; counters end in _total, _count, _sum or _bucket"
+                ),
+            ));
+        }
+        if name == "irate" {
+            let why = "irate() looks at two samples only: one late scrape swings it; use rate()";
+            self.warnings.push(("G008", why.to_owned()));
+        }
+        if name == "histogram_quantile" {
+            histogram(c)?;
+        }
         c.args.args.iter().try_for_each(|a| self.visit(a))
     }
 
@@ -135,9 +228,10 @@ impl Walk {
         let before = self.optional;
         if b.op.id() == T_LOR && is_vector_literal(&b.rhs) {
             // `(errors or vector(0))`: the error series may be absent on a healthy day.
+            let filled = std::mem::replace(&mut self.filled, true);
             self.optional = true;
             let result = self.visit(&b.lhs);
-            self.optional = before;
+            (self.optional, self.filled) = (before, filled);
             return result;
         }
         if b.op.id() == T_DIV {
@@ -147,9 +241,10 @@ impl Walk {
                 return Err(bad("G004", "`or` under the fraction hides missing data"));
             }
             // A subset over the whole: only the whole must be there and fresh.
+            let numerator = std::mem::replace(&mut self.numerator, true);
             self.optional = true;
             let left = self.visit(&b.lhs);
-            self.optional = before;
+            (self.optional, self.numerator) = (before, numerator);
             left?;
             return self.visit(&b.rhs);
         }
@@ -158,12 +253,50 @@ impl Walk {
     }
 
     fn selector(&mut self, v: &VectorSelector) -> Result<(), BadQuery> {
+        self.selectors += 1;
+        let empty = |m: &promql_parser::label::Matcher| m.op == MatchOp::Equal && m.value.is_empty();
+        self.unmarked += usize::from(v.matchers.matchers.iter().any(empty));
+        self.shifted |= v.offset.is_some() || v.at.is_some();
+        self.metrics.extend(v.name.clone());
+        for m in &v.matchers.matchers {
+            let all = matches!(&m.op, MatchOp::Re(_)) && matches!(m.value.as_str(), ".*" | ".+" | "");
+            if all && m.name != "__name__" {
+                let why = format!("{}=~{:?} chooses nothing: it matches whatever is there", m.name, m.value);
+                self.warnings.push(("G022", why));
+            }
+            let errors =
+                matches!(m.value.as_str(), "5.." | "5xx" | "5" | "500") || m.value.starts_with("5..");
+            if errors && self.numerator && !self.filled {
+                let why = "the error series may not exist on a healthy day, which reads as no data; write `(sum(rate(...)) or vector(0))` in the numerator";
+                self.warnings.push(("G005", why.to_owned()));
+            }
+        }
         if !self.optional {
             let plain = VectorSelector { offset: None, at: None, ..v.clone() };
             self.freshness.push(plain.to_string());
         }
         Ok(())
     }
+}
+
+/// Whether the selector inside names something that is no counter.
+fn is_gauge_name(expr: &Expr) -> bool {
+    let Expr::MatrixSelector(m) = expr else { return false };
+    let gauges = ["_ratio", "_percent", "_depth", "_size", "_usage", "_in_flight", "_celsius", "_info"];
+    m.vs.name.as_ref().is_some_and(|n| gauges.iter().any(|g| n.ends_with(g)))
+}
+
+/// A classic histogram must keep `le` through its aggregate.
+fn histogram(c: &promql_parser::parser::Call) -> Result<(), BadQuery> {
+    let Some(buckets) = c.args.args.get(1) else { return Ok(()) };
+    let classic = buckets.to_string().contains("_bucket");
+    if classic && by_labels(buckets).is_some_and(|by| !by.iter().any(|l| l == "le")) {
+        return Err(bad(
+            "G009",
+            "histogram_quantile() over an aggregate without `le`: write `sum by (le) (...)`",
+        ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -177,7 +310,9 @@ mod tests {
             ("sum(rate(x[1m]", "G001"), ("x[1m]", "G002"), ("\"text\"", "G002"),
             ("sum(rate(x[1m])) > 5", "G003"), ("up and on() x", "G003"), ("x unless y", "G003"),
             ("sum(rate(x[1m])) or vector(0)", "G004"), ("a / (b or vector(1))", "G004"), ("absent(x)", "G004"),
-            ("scalar(x)", "G004"), ("rate(sum(x)[1m:5s])", "G008"), ("vector(1)", "G005"), ("1", "G005"),
+            ("scalar(x)", "G004"), ("rate(queue_depth[1m])", "G008"),
+            ("histogram_quantile(0.9, sum(rate(d_bucket[1m])))", "G009"), ("histogram_quantile(0.9, sum without (le) (rate(d_bucket[1m])))", "G009"),
+            ("histogram_quantile(0.9, sum by (job) (rate(d_bucket[1m])))", "G009"), ("rate(sum(x)[1m:5s])", "G008"), ("vector(1)", "G005"), ("1", "G005"),
         ];
         for (text, id) in table {
             assert_eq!(check(text).unwrap_err().id, id, "{text}");
@@ -194,5 +329,36 @@ mod tests {
         assert_eq!(q.freshness, [r#"c{job="x"}"#]);
         let q = check("histogram_quantile(0.95, sum by (le) (rate(b[1m])))").unwrap();
         assert_eq!(q.freshness, ["b"]);
+    }
+
+    #[test]
+    fn what_can_be_told_from_the_tree() {
+        let q = |text: &str| check(text).unwrap();
+        let ratio =
+            q(r#"(sum(rate(r{code=~"5..",replay=""}[1m])) or vector(0)) / sum(rate(r{replay=""}[2m]))"#);
+        assert_eq!(ratio.samples.as_deref(), Some(r#"(sum(rate(r{replay=""}[2m]))) * 120"#));
+        assert!(ratio.unmarked && !ratio.many && !ratio.shifted && ratio.warnings.is_empty(), "{ratio:?}");
+        let slow = q(r#"1 - sum(rate(b{le="0.5"}[1m])) / sum(rate(c[1m]))"#);
+        assert_eq!(slow.samples.as_deref(), Some("(sum(rate(c[1m]))) * 60"));
+        assert!(!slow.unmarked, "only some or none of the selectors leave marked traffic out");
+        assert_eq!(q("max(queue)").samples, None);
+        for (text, many) in [
+            ("x", true),
+            ("sum by (a) (x)", true),
+            ("sum(x)", false),
+            ("sum(x) / y", true),
+            ("histogram_quantile(0.9, sum by (le) (rate(x_bucket[1m])))", false),
+            ("histogram_quantile(0.9, rate(x_bucket[1m]))", true),
+        ] {
+            assert_eq!(q(text).many, many, "{text}");
+        }
+        assert!(q("sum(x offset 1w)").shifted);
+        for (text, id) in [
+            (r#"sum(rate(r{code=~"5.."}[1m])) / sum(rate(r[1m]))"#, "G005"),
+            ("sum(irate(r[1m]))", "G008"),
+            (r#"sum(r{job=~".*"})"#, "G022"),
+        ] {
+            assert_eq!(q(text).warnings.first().map(|w| w.0), Some(id), "{text}");
+        }
     }
 }

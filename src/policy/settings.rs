@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Policy;
+use super::{GuardQuery, HoldTotal, Policy, sources};
 use crate::govern::guard::GuardSpec;
 use crate::govern::local_rules::LocalMetric;
-use crate::govern::settings::Settings;
+use crate::govern::settings::{OrganicRule, Settings};
 use crate::limits::{ABORT_GRACE, DRAIN_TIMEOUT, IN_FLIGHT_MAX};
 use crate::units::{Rate, Share};
 
@@ -28,7 +28,11 @@ fn always_on(policy: &Policy, clear_for: Duration) -> Vec<(LocalMetric, GuardSpe
 pub fn local_guards(policy: &Policy) -> Vec<(LocalMetric, GuardSpec)> {
     let clear_for = clear_for(policy);
     let set = policy.local.iter().map(|(m, t)| (*m, m.spec(*t, clear_for)));
-    set.chain(always_on(policy, clear_for)).collect()
+    let received = policy.rate.max_mbit_per_s.map(|mbit| {
+        let metric = LocalMetric::Received;
+        (metric, metric.spec(LocalMetric::receive_limits(mbit), clear_for))
+    });
+    set.chain(always_on(policy, clear_for)).chain(received).collect()
 }
 
 /// Lag of the policy: the largest over all guards, those that only abort among them: growing faster than
@@ -45,7 +49,19 @@ pub fn lag(policy: &Policy) -> Duration {
         },
         Duration::ZERO,
     );
-    policy.guards.iter().map(|g| g.spec.lag).max().unwrap_or_default().max(local.lag)
+    // Alerts have an unbounded `for`: they are back-stops, and nothing can wait for them. Kill switches, other runs
+    // and the identity of the source say nothing about what the load does.
+    let timely = |g: &&super::QueryGuard| match g.query {
+        GuardQuery::Alerts(_) | GuardQuery::Labels(_) | GuardQuery::OtherRuns | GuardQuery::StopQuery(_) => {
+            false
+        }
+        GuardQuery::Prometheus(_)
+        | GuardQuery::Scrape(_)
+        | GuardQuery::Subtract { .. }
+        | GuardQuery::Visibility(_)
+        | GuardQuery::Organic { .. } => true,
+    };
+    policy.guards.iter().filter(timely).map(|g| g.spec.lag).max().unwrap_or_default().max(local.lag)
 }
 
 /// How long a guard must be healthy before it is clean.
@@ -60,8 +76,33 @@ pub fn clear_for(policy: &Policy) -> Duration {
 pub fn in_flight_max(policy: &Policy, target: Rate) -> u64 {
     let target = target.min(policy.rate.max_rps);
     let bind = (target.rps() * policy.rate.request_timeout.as_secs_f64() / 4.0).ceil() as u64;
-    policy.rate.max_in_flight.unwrap_or(bind.clamp(16, IN_FLIGHT_MAX))
+    policy.rate.max_in_flight.unwrap_or(bind.clamp(16, IN_FLIGHT_MAX)).min(policy.rate.in_flight_ceiling)
 }
+
+/// Index of a guard that the program added by itself, among all guards of the settings.
+#[must_use]
+pub fn own_guard(policy: &Policy, name: &str) -> Option<usize> {
+    let local = local_guards(policy).len();
+    policy.guards.iter().position(|g| g.spec.name == name).map(|i| local + i)
+}
+
+/// Users and ours together, as a rate: `peak` is the recorded peak at scale one.
+#[must_use]
+pub fn hold_total(policy: &Policy, peak: Rate) -> Option<Rate> {
+    policy.rate.hold_total.map(|total| match total {
+        HoldTotal::Rate(rate) => rate,
+        HoldTotal::OfPeakMilli(milli) => Rate { mrps: peak.mrps.saturating_mul(milli) / 1000 },
+    })
+}
+
+fn organic_rule(policy: &Policy, peak: Rate) -> Option<OrganicRule> {
+    let guard = own_guard(policy, sources::ORGANIC)?;
+    let expected_below = policy.window.as_ref().and_then(|w| w.expect_organic_below);
+    Some(OrganicRule { guard, hold_total: hold_total(policy, peak), expected_below })
+}
+
+/// Aftercare where the policy does not say: five minutes, and at least as long as the guards are late.
+const AFTERCARE: Duration = Duration::from_secs(300);
 
 /// Shortest lead-in of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +158,15 @@ pub fn govern(policy: &Policy, peak: Rate, lead_in: LeadIn) -> Settings {
         abort_grace: ABORT_GRACE,
         lead_in: lead_in != LeadIn::None,
         lead_in_max: LEAD_IN_MIN.max(step_hold.mul_f64(steps * 4.0) + preflight_max * 2),
-        aftercare: if policy.is_loopback_only() { Duration::ZERO } else { lag },
+        aftercare: words.aftercare.unwrap_or(if policy.is_loopback_only() {
+            Duration::ZERO
+        } else {
+            AFTERCARE.max(lag)
+        }),
+        measure_len: Duration::ZERO,
+        window_end: None,
+        visible_within: lag * 2,
+        organic: organic_rule(policy, target),
         guards,
     }
 }

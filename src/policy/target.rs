@@ -76,6 +76,8 @@ impl Network {
 pub struct AllowList {
     hosts: Vec<(String, u16)>,
     networks: Vec<Network>,
+    /// What the site allows on top: both must list a target.
+    site: Option<Box<AllowList>>,
 }
 
 impl AllowList {
@@ -95,6 +97,16 @@ impl AllowList {
             }
         }
         Ok(list)
+    }
+
+    /// This list, and `site` as well: only what both list is allowed.
+    #[must_use]
+    pub fn under(self, site: Self) -> Self {
+        let site = match self.site {
+            Some(other) => other.under(site),
+            None => site,
+        };
+        Self { site: Some(Box::new(site)), ..self }
     }
 
     /// Whether any network is listed; without one an address cannot be checked after DNS.
@@ -119,11 +131,12 @@ impl AllowList {
         let by_name = self.hosts.iter().any(|(h, p)| h.eq_ignore_ascii_case(host) && *p == port);
         let local =
             host.eq_ignore_ascii_case("localhost") && self.networks.iter().any(|n| n.addr.is_loopback());
-        by_network || by_name || local
+        (by_network || by_name || local) && self.site.as_ref().is_none_or(|s| s.lists(host, port))
     }
 
     fn lists_address(&self, addr: IpAddr) -> bool {
-        self.networks.is_empty() || self.networks.iter().any(|n| n.contains(addr))
+        let mine = self.networks.is_empty() || self.networks.iter().any(|n| n.contains(addr));
+        mine && self.site.as_ref().is_none_or(|s| s.lists_address(addr))
     }
 }
 

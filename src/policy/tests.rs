@@ -29,10 +29,26 @@ fn wrong_files_are_refused_with_line_key_and_reason() {
         ("[rate]\nrequest_timeout = \"5sec\"\n".into(), 6, "rate.request_timeout", "not a duration"),
         ("[rate]\nmax_rps = -1.0\n".into(), 6, "rate.max_rps", "above 0"),
         ("[rate]\nmax_in_flight = 0\n".into(), 6, "rate.max_in_flight", "from 1 to"),
-        ("[window]\nstart = \"Sun 03:00\"\n".into(), 5, "window", "not enforced"),
-        ("[budget]\nfailed_requests = 5\n".into(), 5, "budget", "not enforced"),
-        (g(&format!("{expr}alerts = 'x'\nback_off_above = 1\n")), 11, "guard.alerts", "not enforced"),
-        (g(&format!("{expr}back_off_above = {{ baseline = \"before\", ratio = 2.0 }}\n")), 11, "g: back_off_above", "baseline"),
+        ("[notify]\nslack = \"x\"\n".into(), 5, "notify", "not enforced"),
+        ("[window]\ntimezone = \"UTC\"\nstart = \"Sunday 03:00\"\nduration = \"1h\"\n".into(), 7, "window.start", "Sun 03:00"),
+        ("[window]\ntimezone = \"UTC\"\nstart = \"Sun 03:00\"\nduration = \"13h\"\n".into(), 8, "window.duration", "at most 12h"),
+        ("[budget]\nfailed_requests = 0\n".into(), 6, "budget.failed_requests", "above 0"),
+        ("[budget]\nbytes_received = \"5GB\"\n".into(), 6, "budget.bytes_received", "GiB"),
+        ("[budget]\nrequests = 100\nfailed_requests = 5\n".into(), 5, "budget.failed_requests", "1 %"),
+        ("[budget]\n".into(), 5, "budget", "limits nothing"),
+        ("[rate]\nhold_total = \"2x\"\n".into(), 6, "rate.hold_total", "[visibility]"),
+        ("[metrics]\nlisten = \"here\"\n".into(), 6, "metrics.listen", "127.0.0.1:9464"),
+        ("[stop]\nquery = 'x'\n".into(), 6, "stop.query", "no [prometheus]"),
+        (g(&format!("{expr}alerts = 'x=\"y\"'\n")), 8, "g", "exactly one of"),
+        (g("alerts = 'x=\"y\"'\nback_off_above = 1\n"), 8, "g", "no limits of its own"),
+        (g("alerts = 'not a matcher'\n"), 10, "g: alerts", "label matchers"),
+        (g("errors = 'sum(rate(x[10s]))'\nback_off_above = 1\n"), 8, "g", "belong together"),
+        (g(&format!("{expr}min_samples = 20\nback_off_above = 1\n")), 11, "g: min_samples", "samples = "),
+        (g(&format!("{expr}need_traffic = true\nback_off_above = 1\n")), 0, "g: min_samples", "mean nothing"),
+        (g(&format!("{expr}back_off_above = {{ baseline = \"before\", ratio = 2.0 }}\n")), 11, "g: back_off_above", "floor"),
+        (g(&format!("{expr}back_off_above = {{ baseline = \"now\", ratio = 2.0, floor = 1, cap = 2 }}\n")), 11, "g: back_off_above", "offset 1w"),
+        (g(&format!("{expr}back_off_above = {{ baseline = \"before\", ratio = 0.5, floor = 1, cap = 2 }}\n")), 11, "g: back_off_above", "above 1"),
+        (g(&format!("{expr}abort_above = {{ baseline = \"before\", ratio = 2.0, floor = 1, cap = 2 }}\n")), 11, "g: abort_above", "abort limit is absolute"),
         (g(expr), 8, "g", "without a threshold"),
         (g(&format!("{expr}unit = \"ratio\"\nback_off_above = 1\n")), 12, "g: back_off_above", "not a ratio"),
         (g(&format!("{expr}unit = \"ratio\"\nback_off_above = \"1\"\n")), 12, "g: back_off_above", "not a ratio"),
@@ -51,7 +67,7 @@ fn wrong_files_are_refused_with_line_key_and_reason() {
     for (tail, line, key, why) in table {
         let f = first(&tail);
         assert_eq!(f.severity, Severity::Error, "{tail}");
-        assert_eq!(f.line, Some(line), "{tail}: {f}");
+        assert_eq!(f.line.unwrap_or(0), line, "{tail}: {f}");
         assert!(f.key.contains(key) && f.why.contains(why), "{tail}: {f}");
     }
 }

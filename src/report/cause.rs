@@ -6,6 +6,7 @@ use crate::govern::guard::{GuardSpec, Level, View};
 use crate::govern::reading::Reading;
 use crate::govern::state::{Cause, Terminal};
 use crate::measure::fidelity::Fidelity;
+use crate::policy::sources;
 
 /// A cause in words; guards by their names.
 #[must_use]
@@ -30,6 +31,20 @@ pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
         Cause::TooManyBackOffs => "too many back-offs, or two too close together".to_owned(),
         Cause::BelowFloor => "another cut would have fallen below the floor".to_owned(),
         Cause::NeverRecovered => "the guards did not recover after the back-off".to_owned(),
+        Cause::Budget(kind) => format!("the budget of {} is used up", kind.name()),
+        Cause::NotVisible => {
+            "the guards do not see what we send: the visibility query did not rise with the probe (wrong Prometheus, cluster or label?)".to_owned()
+        }
+        Cause::NoBaseline(i) => {
+            format!("guard {:?} has no baseline: too few points of the past, runs of ours left out", guard(i))
+        }
+        Cause::Abnormal(i) => {
+            format!("guard {:?} was too far from its baseline before anything was sent", guard(i))
+        }
+        Cause::OrganicTooHigh => {
+            "more organic users than the window expects, or than leave any room below hold_total".to_owned()
+        }
+        Cause::WindowClosed => "the window closed before anything was sent".to_owned(),
     }
 }
 
@@ -43,7 +58,12 @@ pub(super) fn evidence(cause: Cause, guards: &[(&GuardSpec, Option<f64>, Option<
         !view.as_ref().is_some_and(|v| matches!(v.level, Level::Good | Level::Neutral))
     };
     match cause {
-        Cause::GuardAbort(i) | Cause::GuardFault(i) | Cause::GuardNoData(i) | Cause::ProbeBreach(i) => guards
+        Cause::GuardAbort(i)
+        | Cause::GuardFault(i)
+        | Cause::GuardNoData(i)
+        | Cause::ProbeBreach(i)
+        | Cause::NoBaseline(i)
+        | Cause::Abnormal(i) => guards
             .get(i)
             .map_or_else(String::new, |g| format!(" ({}, limits: {})", one(g), limits_words(g.0))),
         Cause::PreflightTimeout
@@ -55,11 +75,25 @@ pub(super) fn evidence(cause: Cause, guards: &[(&GuardSpec, Option<f64>, Option<
             let names: Vec<String> = guards.iter().filter(bad).map(one).collect();
             if names.is_empty() { String::new() } else { format!(" (at the end: {})", names.join("; ")) }
         }
-        Cause::Stop(_) | Cause::TickLate | Cause::ClockJump | Cause::WorkerSilent => String::new(),
+        Cause::NotVisible | Cause::OrganicTooHigh => {
+            let asked = |g: &&(&GuardSpec, Option<f64>, Option<View>)| {
+                matches!(g.0.name.as_str(), sources::VISIBILITY | sources::ORGANIC)
+            };
+            let said: Vec<String> = guards.iter().filter(asked).map(one).collect();
+            format!(" ({})", said.join("; "))
+        }
+        Cause::Stop(_)
+        | Cause::TickLate
+        | Cause::ClockJump
+        | Cause::WorkerSilent
+        | Cause::Budget(_)
+        | Cause::WindowClosed => String::new(),
     }
 }
 
-fn limits_words(spec: &GuardSpec) -> String {
+/// The limits of a guard in words.
+#[must_use]
+pub fn limits_words(spec: &GuardSpec) -> String {
     let t = spec.thresholds;
     let rows = [("hold", t.hold), ("back off", t.back_off), ("abort", t.abort)];
     let shown: Vec<String> = rows.iter().filter_map(|(n, v)| v.map(|v| format!("{n} {v}"))).collect();

@@ -217,6 +217,8 @@ pub struct RunJson {
     pub version: String,
     /// How stamps were made, where the log cut them.
     pub time_note: Option<String>,
+    /// What the site's limits lowered.
+    pub site_limits: Vec<String>,
 }
 
 /// The whole report.
@@ -252,10 +254,22 @@ pub struct Report {
     pub guards: Vec<GuardJson>,
     /// What the governor did.
     pub events: Vec<EventJson>,
+    /// What the guards did after the load.
+    pub aftercare: AftercareJson,
     /// One row a second.
     pub timeline: Vec<Row>,
     /// Per route, same phase as `latency`.
     pub routes: Vec<RouteJson>,
+}
+
+/// The guards after the load.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct AftercareJson {
+    /// How long they were watched, seconds.
+    pub watched_s: f64,
+    /// Seconds after the last request until all were back where they had been before the load, and stayed so;
+    /// null when they were not, or when nobody watched.
+    pub back_after_s: Option<f64>,
 }
 
 /// Everything a report is made of.
@@ -269,6 +283,8 @@ pub struct Facts<'a> {
     pub guards: Vec<(&'a GuardSpec, Option<f64>, Option<View>)>,
     /// What the governor did.
     pub events: Vec<EventJson>,
+    /// The guards after the load.
+    pub aftercare: AftercareJson,
     /// One row a second.
     pub timeline: Vec<Row>,
     /// Tally of the lead-in.
@@ -375,6 +391,7 @@ pub fn report(f: &Facts<'_>) -> Report {
         coverage: CoverageJson { share: f.forecast.coverage(), recorded: plan.scaled, planned: plan.due },
         guards: f.guards.iter().map(guard_json).collect(),
         events: f.events.clone(),
+        aftercare: f.aftercare.clone(),
         timeline: f.timeline.clone(),
         routes: main.routes.iter().map(route).collect(),
     }

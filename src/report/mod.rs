@@ -5,6 +5,9 @@
 
 pub mod cause;
 pub mod dry_run;
+pub mod explain;
 pub mod json;
 pub mod live;
+pub mod picture;
+pub mod svg;
 pub mod text;

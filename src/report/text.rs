@@ -51,6 +51,19 @@ fn write_summary(out: &mut String, r: &Report) -> std::fmt::Result {
     latencies(out, r)?;
     trust(out, r)?;
     guards(out, &r.guards)?;
+    match r.aftercare.back_after_s {
+        Some(after) => {
+            writeln!(out, "\naftercare  guards back to what they were {after:.0} s after the last request")?;
+        }
+        None if r.aftercare.watched_s > 1.0 => {
+            writeln!(
+                out,
+                "\naftercare  watched {:.0} s: the guards were NOT back to what they were",
+                r.aftercare.watched_s
+            )?;
+        }
+        None => {}
+    }
     if !r.events.is_empty() {
         writeln!(out, "\nwhat the governor did")?;
         for event in &r.events {

@@ -58,7 +58,9 @@ impl Process {
     pub fn start(program: &Path, args: &[&str], log: &Path) -> Self {
         let out = fs::File::create(log).unwrap();
         let err = out.try_clone().unwrap();
-        let child = Command::new(program).args(args).stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+        let mut command = Command::new(program);
+        command.env("REPLAY_STATE_DIR", state_dir());
+        let child = command.args(args).stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         Self(child.unwrap_or_else(|e| panic!("{}: {e}", program.display())))
     }
 
@@ -279,9 +281,23 @@ fn serve(stream: TcpStream, seen: &Mutex<Seen>, answer: &Answer) {
     }
 }
 
+/// Where the program keeps what outlives a run: apart from the user's own, and one for each test process.
+pub fn state_dir() -> PathBuf {
+    let dir = root().join("target/test-state").join(std::process::id().to_string());
+    fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
 /// Runs the program to its end.
 pub fn replay(args: &[&str]) -> Output {
-    Command::new(REPLAY).args(args).current_dir(root()).stdin(Stdio::null()).output().unwrap()
+    replay_with(args, &[])
+}
+
+/// Runs the program to its end with more variables in its environment.
+pub fn replay_with(args: &[&str], env: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(REPLAY);
+    command.env("REPLAY_STATE_DIR", state_dir()).envs(env.iter().copied());
+    command.args(args).current_dir(root()).stdin(Stdio::null()).output().unwrap()
 }
 
 pub fn code(out: &Output) -> i32 {

@@ -21,11 +21,7 @@ fn folder() -> PathBuf {
 /// # Errors
 /// When another run holds it, or the lock file cannot be used: without a lock there is no run.
 pub fn acquire(target: &str) -> anyhow::Result<RunLock> {
-    let safe: String = target
-        .to_ascii_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' })
-        .collect();
+    let safe = super::state_folder::safe_name(target);
     let path = folder().join(format!("replay-{safe}.lock"));
     let show = path.display();
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);

@@ -126,6 +126,11 @@ impl Book {
         inner.tally(phase).connect_failed(why);
     }
 
+    /// Bytes of an answer came.
+    pub fn received(&self, bytes: u64) {
+        self.inner.borrow_mut().beat.bucket.counts.bytes += bytes;
+    }
+
     /// The target asked for quiet.
     pub fn quiet_until(&self, until: RunTime) {
         let mut inner = self.inner.borrow_mut();

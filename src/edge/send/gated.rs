@@ -169,7 +169,7 @@ impl AsyncWrite for GatedIo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::govern::gate::Gate;
+    use crate::govern::gate::{Gate, GateLimits};
     use crate::govern::latch::{Latch, StopCause};
     use crate::units::Rate;
 
@@ -182,7 +182,8 @@ mod tests {
     }
 
     fn gate() -> std::sync::Arc<Gate> {
-        let gate = Gate::new(Latch::new(), Rate::per_sec(1_000), 10);
+        let gate =
+            Gate::new(Latch::new(), GateLimits::of_rate(Rate::per_sec(1_000), Rate::per_sec(1_000), 10));
         gate.publish(MS(0), Rate::per_sec(1_000), Rate::per_sec(10), MS(500));
         gate
     }

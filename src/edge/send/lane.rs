@@ -200,7 +200,7 @@ impl Task {
             let response = connection.sender.send_request(request).await.map_err(|e| kind_of(&e))?;
             heed(&c, &response);
             let status = response.status().as_u16();
-            read_body(response).await.map(|bytes| (status, bytes))
+            read_body(&c.book, response).await.map(|bytes| (status, bytes))
         };
         let ended = tokio::time::timeout(c.request_timeout, answer).await;
         match ended {
@@ -258,12 +258,14 @@ fn heed(c: &LaneContext, response: &Response<Incoming>) {
     }
 }
 
-async fn read_body(response: Response<Incoming>) -> Result<u64, ErrorKind> {
+async fn read_body(book: &Book, response: Response<Incoming>) -> Result<u64, ErrorKind> {
     let mut body = response.into_body();
     let mut bytes = 0u64;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| kind_of(&e))?;
-        bytes += frame.data_ref().map_or(0, |d| d.len() as u64);
+        let more = frame.data_ref().map_or(0, |d| d.len() as u64);
+        book.received(more);
+        bytes += more;
         if bytes > RESPONSE_BYTES_MAX {
             return Err(ErrorKind::TooLarge);
         }

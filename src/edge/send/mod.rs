@@ -9,4 +9,5 @@ pub mod connect;
 pub mod dns;
 pub mod gated;
 pub mod lane;
+pub mod look;
 pub mod request;

@@ -100,6 +100,9 @@ pub fn read(page: &[u8], selector: &str, reduce: Reduce) -> Answer {
         (many, Reduce::Sum) => Answer::number(many.iter().sum()),
         // `max` of floats ignores NaN, which would hide it.
         (many, Reduce::Max) if many.iter().any(|v| v.is_nan()) => Answer::NoData(NoData::NaN),
+        (many, Reduce::Min) if many.iter().any(|v| v.is_nan()) => Answer::NoData(NoData::NaN),
+        (many, Reduce::Min) => Answer::number(many.iter().copied().fold(f64::INFINITY, f64::min)),
+        (many, Reduce::Avg) => Answer::number(many.iter().sum::<f64>() / many.len() as f64),
         (many, Reduce::Max) => Answer::number(many.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
     }
 }

@@ -38,7 +38,7 @@ fn parts(url: &str) -> Option<((bool, String, u16), String)> {
 ///
 /// # Errors
 /// Why there is no data.
-pub async fn get(url: &str, tls: Option<&Arc<ClientConfig>>) -> Result<Got, NoData> {
+pub async fn get(url: &str, tls: Option<&Arc<ClientConfig>>, token: Option<&str>) -> Result<Got, NoData> {
     let ((https, host, port), path) = parts(url).ok_or(NoData::Unreachable)?;
     let bare = host.trim_matches(['[', ']']).to_owned();
     let tcp = TcpStream::connect((bare.as_str(), port)).await.map_err(|_| NoData::Unreachable)?;
@@ -46,20 +46,33 @@ pub async fn get(url: &str, tls: Option<&Arc<ClientConfig>>) -> Result<Got, NoDa
         let config = tls.ok_or(NoData::Unreachable)?;
         let name = ServerName::try_from(bare).map_err(|_| NoData::Unreachable)?;
         let stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await;
-        ask(stream.map_err(|_| NoData::Unreachable)?, &host, port, &path).await
+        ask(stream.map_err(|_| NoData::Unreachable)?, &host, port, &path, token).await
     } else {
-        ask(tcp, &host, port, &path).await
+        ask(tcp, &host, port, &path, token).await
     }
 }
 
-async fn ask<S>(stream: S, host: &str, port: u16, path: &str) -> Result<Got, NoData>
+/// The task that drives one connection; it ends with the question, also when a deadline cuts that off.
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn ask<S>(stream: S, host: &str, port: u16, path: &str, token: Option<&str>) -> Result<Got, NoData>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, driver) = handshake.map_err(|_| NoData::Unreachable)?;
-    let driver = tokio::spawn(async move { drop(driver.await) });
-    let request = Request::get(path)
+    let driver = Driver(tokio::spawn(async move { drop(driver.await) }));
+    let mut request = Request::get(path);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request
         .header("host", format!("{host}:{port}"))
         .header("user-agent", concat!("replay/", env!("CARGO_PKG_VERSION"), " (guard)"))
         .header("accept", "application/json, text/plain")
@@ -69,7 +82,7 @@ where
     let response = sender.send_request(request).await.map_err(|_| NoData::Unreachable)?;
     let status = response.status().as_u16();
     let body = Limited::new(response.into_body(), WATCH_BODY_BYTES_MAX).collect().await;
-    driver.abort();
+    drop(driver);
     let body = body.map_err(|_| NoData::BadJson)?.to_bytes();
     Ok(Got { status, body })
 }

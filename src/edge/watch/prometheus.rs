@@ -17,6 +17,11 @@ use crate::units::{NANOS_PER_SEC, WallTime};
 pub fn query_url(base: &str, query: &str) -> String {
     let mut url =
         format!("{base}/api/v1/query?timeout=2s&partial_response=false&max_source_resolution=0&query=");
+    escape(&mut url, query);
+    url
+}
+
+fn escape(url: &mut String, query: &str) {
     for byte in query.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
             url.push(char::from(byte));
@@ -24,7 +29,115 @@ pub fn query_url(base: &str, query: &str) -> String {
             url.push_str(&format!("%{byte:02X}"));
         }
     }
+}
+
+/// The URL of a range query; times are Unix seconds. Only the past is asked with a time of ours.
+#[must_use]
+pub fn range_url(base: &str, query: &str, from_s: f64, to_s: f64, step_s: f64) -> String {
+    let mut url = format!(
+        "{base}/api/v1/query_range?timeout=30s&partial_response=false&start={from_s:.3}&end={to_s:.3}&step={step_s:.3}&query="
+    );
+    escape(&mut url, query);
     url
+}
+
+/// Points of a range answer. No series is no points; several are an error.
+///
+/// # Errors
+/// Why there are none.
+pub fn read_range(got: &Got) -> Result<Vec<(f64, f64)>, NoData> {
+    if got.status != 200 {
+        return Err(NoData::Http(got.status));
+    }
+    let reply: Reply = serde_json::from_slice(&got.body).map_err(|_| NoData::BadJson)?;
+    if reply.status != "success" {
+        return Err(NoData::BadJson);
+    }
+    if reply.warnings.iter().any(|w| !is_harmless(w)) {
+        return Err(NoData::Partial);
+    }
+    let data = reply.data.ok_or(NoData::BadJson)?;
+    let (Value::Array(series), "matrix") = (&data.result, data.result_type.as_str()) else {
+        return Err(NoData::WrongType);
+    };
+    let values = match series.as_slice() {
+        [] => return Ok(Vec::new()),
+        [one] => one["values"].as_array().ok_or(NoData::BadJson)?,
+        _ => return Err(NoData::Multi),
+    };
+    let point = |p: &Value| Some((p[0].as_f64()?, p[1].as_str()?.parse().ok()?));
+    values.iter().map(|p| point(p).ok_or(NoData::BadValue)).collect()
+}
+
+/// Names in a list answer, such as that of `/api/v1/label/__name__/values`.
+///
+/// # Errors
+/// Why there are none.
+pub fn read_names(got: &Got) -> Result<Vec<String>, NoData> {
+    #[derive(Deserialize)]
+    struct Names {
+        data: Vec<String>,
+    }
+    if got.status != 200 {
+        return Err(NoData::Http(got.status));
+    }
+    serde_json::from_slice::<Names>(&got.body).map(|n| n.data).map_err(|_| NoData::BadJson)
+}
+
+/// The values of one label in an instant answer, one per series; an empty text where a series has none. With an
+/// empty label the series themselves are counted.
+#[must_use]
+pub fn read_labels(got: &Got, label: &str) -> Vec<String> {
+    let Ok(reply) = serde_json::from_slice::<Reply>(&got.body) else { return Vec::new() };
+    let Some(Data { result: Value::Array(series), .. }) = reply.data.filter(|_| got.status == 200) else {
+        return Vec::new();
+    };
+    series.iter().map(|s| s["metric"][label].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// The global scrape interval out of the YAML that `/api/v1/status/config` holds.
+#[must_use]
+pub fn scrape_interval(got: &Got) -> Option<std::time::Duration> {
+    let reply: Value = serde_json::from_slice(&got.body).ok().filter(|_| got.status == 200)?;
+    let yaml = reply["data"]["yaml"].as_str()?;
+    let text = yaml.lines().find_map(|l| l.trim().strip_prefix("scrape_interval:"))?;
+    crate::units::parse_duration(text.trim()).ok()
+}
+
+/// A remark of the engine on the query itself, not on missing data (it begins so since Prometheus 3).
+fn is_harmless(warning: &str) -> bool {
+    warning.starts_with("PromQL info:")
+}
+
+/// External labels out of the YAML that `/api/v1/status/config` holds; `None` when it is no such answer.
+#[must_use]
+pub fn external_labels(got: &Got) -> Option<Vec<(String, String)>> {
+    let reply: Value = serde_json::from_slice(&got.body).ok().filter(|_| got.status == 200)?;
+    let yaml = reply["data"]["yaml"].as_str()?;
+    let indent = |l: &str| l.len() - l.trim_start().len();
+    let mut lines = yaml.lines().skip_while(|l| l.trim() != "external_labels:");
+    let Some(head) = lines.next() else { return Some(Vec::new()) };
+    let inside = lines.take_while(|l| indent(l) > indent(head) && !l.trim().is_empty());
+    let pair = |l: &str| {
+        let (k, v) = l.trim().split_once(':')?;
+        Some((k.trim().to_owned(), v.trim().trim_matches(['"', '\'']).to_owned()))
+    };
+    Some(inside.filter_map(pair).collect())
+}
+
+/// Server's clock against ours at the middle of the question, milliseconds; `None` without a stamp.
+#[must_use]
+pub fn skew_ms(got: &Got, asked: WallTime, answered: WallTime) -> Option<u64> {
+    let reply: Reply = serde_json::from_slice(&got.body).ok()?;
+    let data = reply.data?;
+    let at = match data.result_type.as_str() {
+        "scalar" => data.result[0].as_f64()?,
+        "vector" => data.result[0]["value"][0].as_f64()?,
+        _ => return None,
+    };
+    let middle = (asked.0 as f64 + answered.0 as f64) / 2.0 / NANOS_PER_SEC as f64;
+    let skew = ((at - middle).abs() * 1e3).round();
+    skew.is_finite().then_some(skew as u64)
 }
 
 /// The freshness question for a selector: age of its newest sample in seconds.
@@ -64,7 +177,7 @@ fn read_body(body: &[u8], now: WallTime) -> Answer {
     if reply.status != "success" {
         return Answer::NoData(NoData::BadJson);
     }
-    if !reply.warnings.is_empty() {
+    if reply.warnings.iter().any(|w| !is_harmless(w)) {
         return Answer::NoData(NoData::Partial);
     }
     let Some(data) = reply.data else { return Answer::NoData(NoData::BadJson) };
@@ -140,6 +253,7 @@ mod tests {
             (200, r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#.into(), none(N::WrongType)),
             (200, r#"{"status":"success","data":{"resultType":"string","result":[1700000000,"x"]}}"#.into(), none(N::WrongType)),
             (200, vector(r#"[{"value":[1700000000,"1"]}]"#).replace("\"data\"", "\"warnings\":[\"store down\"],\"data\""), none(N::Partial)),
+            (200, vector(r#"[{"value":[1700000000,"1"]}]"#).replace("\"data\"", "\"warnings\":[\"PromQL info: metric might not be a counter\"],\"data\""), Answer::Value { value: 1.0, samples: u64::MAX }),
             (200, r#"{"status":"error","errorType":"timeout"}"#.into(), none(N::BadJson)),
             (200, "<html>".into(), none(N::BadJson)), (200, one("1")[..40].to_owned(), none(N::BadJson)), (200, String::new(), none(N::BadJson)),
             (302, String::new(), none(N::Http(302))), (429, String::new(), none(N::Http(429))), (503, String::new(), none(N::Http(503))),
@@ -168,5 +282,27 @@ mod tests {
     fn queries_are_escaped() {
         let url = query_url("http://p:9090", "sum(rate(x{a=\"b c\"}[1m])) & 1");
         assert!(url.ends_with("query=sum%28rate%28x%7Ba%3D%22b%20c%22%7D%5B1m%5D%29%29%20%26%201"), "{url}");
+    }
+
+    #[test]
+    fn ranges_labels_and_skew_are_read_or_refused() {
+        let got = |status, body: &str| Got { status, body: body.as_bytes().to_vec().into() };
+        let matrix = r#"{"status":"success","data":{"resultType":"matrix","result":[{"values":[[1,"0.5"],[2,"NaN"]]}]}}"#;
+        let points = read_range(&got(200, matrix)).unwrap();
+        assert!(points[0] == (1.0, 0.5) && points[1].1.is_nan());
+        assert_eq!(read_range(&got(503, "")), Err(NoData::Http(503)));
+        assert_eq!(read_range(&got(200, "{}")), Err(NoData::BadJson));
+        assert_eq!(read_range(&got(200, &vector("[]"))), Err(NoData::WrongType));
+        let yaml = "{\"data\":{\"yaml\":\"global:\\n  scrape_interval: 15s\\n  external_labels:\\n    cluster: prod-eu1\\n    replica: \\\"a\\\"\\nscrape_configs:\\n- job_name: x\\n\"}}";
+        let labels = external_labels(&got(200, yaml)).unwrap();
+        assert_eq!(
+            labels,
+            [("cluster".to_owned(), "prod-eu1".to_owned()), ("replica".to_owned(), "a".to_owned())]
+        );
+        assert_eq!(external_labels(&got(404, "")), None);
+        let stamped = vector(r#"[{"value":[1700000003.5,"1"]}]"#);
+        let (a, b) = (NOW, WallTime(NOW.0 + 1_000_000_000));
+        assert_eq!(skew_ms(&got(200, &stamped), a, b), Some(3_000));
+        assert_eq!(skew_ms(&got(200, "x"), a, b), None);
     }
 }

@@ -1,0 +1,112 @@
+//! One look at the target before a run: name, address, handshake, and one HEAD request.
+//!
+//! It is the only request that leaves without a permit of the governor: it exists for `replay check`, where there
+//! is no governor yet, is sent once, and is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::connect::Stream;
+use crate::policy::target::Target;
+
+/// Headers that show which boxes stand on the way.
+const PATH_HEADERS: [&str; 10] = [
+    "server",
+    "via",
+    "x-cache",
+    "age",
+    "cf-ray",
+    "x-served-by",
+    "x-envoy-upstream-service-time",
+    "alt-svc",
+    "x-amz-cf-pop",
+    "x-replay-stop",
+];
+
+/// Deadline of each part.
+const PART: Duration = Duration::from_secs(5);
+
+/// What was seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Addresses behind the name, all permitted.
+    pub addresses: Vec<String>,
+    /// TLS version and cipher suite, for https.
+    pub tls: Option<String>,
+    /// Protocol that the server chose for HTTP, where it chose one.
+    pub alpn: Option<String>,
+    /// Status of `HEAD /`.
+    pub status: u16,
+    /// Headers that show the path.
+    pub headers: Vec<(String, String)>,
+}
+
+async fn within<T>(what: &str, part: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    match tokio::time::timeout(PART, part).await {
+        Ok(result) => result.with_context(|| format!("{what} failed")),
+        Err(_) => anyhow::bail!("{what} took longer than {} s", PART.as_secs()),
+    }
+}
+
+/// Looks at the target, or at the address that `--connect-to` gives instead.
+///
+/// # Errors
+/// The first part that fails, by name.
+pub async fn look(target: &Target, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Seen> {
+    let found = within("resolving the name", async {
+        Ok(tokio::net::lookup_host((target.host(), target.port())).await?.collect::<Vec<_>>())
+    })
+    .await?;
+    let permitted = found.iter().map(|a| target.permit(*a)).collect::<Result<Vec<_>, _>>()?;
+    let first = permitted.first().context("the name has no address")?.get();
+    let mut seen =
+        Seen { addresses: permitted.iter().map(|a| a.get().ip().to_string()).collect(), ..Seen::default() };
+    let tcp = within("connecting", async { Ok(TcpStream::connect(first).await?) }).await?;
+    let stream = match tls.filter(|_| target.https()) {
+        None => Stream::Plain(tcp),
+        Some(config) => {
+            let name = ServerName::try_from(target.host().to_owned())?;
+            let shake = async { Ok(TlsConnector::from(config).connect(name, tcp).await?) };
+            let stream = within("the TLS handshake (certificate, name, protocol)", shake).await?;
+            let (_, state) = stream.get_ref();
+            let version = state.protocol_version().map_or_else(|| "?".to_owned(), |v| format!("{v:?}"));
+            let suite = state
+                .negotiated_cipher_suite()
+                .map_or_else(|| "?".to_owned(), |s| format!("{:?}", s.suite()));
+            seen.tls = Some(format!("{version} {suite}"));
+            seen.alpn = state.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());
+            Stream::Tls(Box::new(stream))
+        }
+    };
+    within("HEAD /", ask(stream, target, &mut seen)).await?;
+    Ok(seen)
+}
+
+async fn ask(stream: Stream, target: &Target, seen: &mut Seen) -> anyhow::Result<()> {
+    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(async move { drop(driver.await) });
+    let request = Request::head("/")
+        .header("host", target.authority())
+        .header("user-agent", concat!("replay/", env!("CARGO_PKG_VERSION"), " (check)"))
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    driver.abort();
+    seen.status = response.status().as_u16();
+    for name in PATH_HEADERS {
+        if let Some(value) = response.headers().get(name) {
+            seen.headers.push((name.to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The JSON Schema of a policy file, from one table of its keys.
+//!
+//! The keys themselves live in `file`; a test asks the parser which keys it knows and holds this table to them.
+
+use serde_json::{Map, Value, json};
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Texts,
+    Duration,
+    Ratio,
+    Rate,
+    Bytes,
+    Number,
+    Whole,
+    Flag,
+    /// Text or number.
+    Limit,
+    /// A limit, or a table relative to a baseline.
+    Relative,
+    /// Text to text.
+    Labels,
+    /// Text to number.
+    Rates,
+}
+
+type Keys = &'static [(&'static str, Kind, &'static str)];
+
+use Kind::{Bytes, Duration, Flag, Labels, Limit, Number, Rate, Rates, Ratio, Relative, Text, Texts, Whole};
+
+const TARGET: Keys = &[
+    ("url", Text, "URL of the load balancer, without path"),
+    ("allow", Texts, "host:port and networks that a run may hit"),
+    ("hosts", Texts, "recorded hosts that stand for the target; \"*\" is every host"),
+];
+const ROUTES: Keys = &[
+    ("methods", Texts, "methods that may be sent"),
+    ("allow", Texts, "only these routes, such as \"GET /api/**\""),
+    ("deny", Texts, "never these routes"),
+    ("max_rps", Rates, "requests per second per route"),
+];
+const RATE: Keys = &[
+    ("max_scale", Number, "highest --scale"),
+    ("max_rps", Number, "highest request rate, per second"),
+    ("max_new_connections_per_s", Number, "highest rate of new connections"),
+    ("max_in_flight", Limit, "most requests in flight, or \"auto\""),
+    ("request_timeout", Duration, "longest time of one request"),
+    ("connect_timeout", Duration, "longest time to connect"),
+    ("session_blocked_max", Duration, "longest wait for the previous answer on a connection"),
+    ("max_mbit_per_s", Number, "most Mbit/s of answers received"),
+    ("hold_total", Text, "users and ours together: \"2x\" of the recorded peak, or a rate"),
+];
+const WINDOW: Keys = &[
+    ("timezone", Text, "IANA name of the zone"),
+    ("start", Text, "\"Sun 03:00\", \"daily 03:00\" or \"2026-11-29 03:00\""),
+    ("duration", Duration, "length of the window"),
+    ("expect_organic_below", Rate, "more users than this at the start refuse the run"),
+];
+const BUDGET: Keys = &[
+    ("requests", Whole, "most requests in a period; then the run ends in good order"),
+    ("failed_requests", Whole, "most failed requests; then the run is aborted"),
+    ("bytes_received", Bytes, "most bytes of answers"),
+    ("connections", Whole, "most connections"),
+    ("period", Duration, "time after which the count begins again, without a window"),
+];
+const VISIBILITY: Keys = &[
+    ("requests", Text, "PromQL: the target's own rate of all requests"),
+    ("organic", Text, "PromQL: the rate of unmarked requests"),
+];
+const METRICS: Keys = &[("listen", Text, "address of our own metrics page")];
+const DRILL: Keys = &[("max_age", Duration, "a passed drill must not be older")];
+const STOP: Keys = &[
+    ("kill_file", Text, "while this file exists nothing is sent"),
+    ("query", Text, "PromQL: any value above zero stops the run"),
+];
+const PROMETHEUS: Keys = &[
+    ("url", Text, "base URL"),
+    ("scrape_interval", Duration, "interval of its scrapes"),
+    ("expect_labels", Labels, "external labels of the right Prometheus"),
+    ("expect_min_rps", Number, "least rate of the visibility query before the start"),
+    ("token_file", Text, "file with a bearer token"),
+];
+const GUARD: Keys = &[
+    ("name", Text, "name in reports"),
+    ("expr", Text, "PromQL, one number"),
+    ("scrape", Text, "URL of a metrics page"),
+    ("metric", Text, "series on that page"),
+    ("per", Text, "series to divide by"),
+    ("errors", Text, "PromQL: rate of failing requests, ours among them"),
+    ("requests", Text, "PromQL: rate of all requests, ours among them"),
+    ("alerts", Text, "label matchers of alerts that stop a run"),
+    ("liveness", Text, "PromQL that is above zero as long as alerting works"),
+    ("min_samples", Whole, "requests behind the number below which it says nothing"),
+    ("samples", Text, "PromQL: requests behind the number"),
+    ("need_traffic", Flag, "too few samples are no data"),
+    ("organic", Flag, "it looks at users alone"),
+    ("read", Text, "\"value\" or \"rate\""),
+    ("reduce", Text, "\"sum\", \"max\", \"min\" or \"avg\""),
+    ("unit", Text, "\"ratio\", \"seconds\", or any word for plain numbers"),
+    ("hold_above", Relative, "stop growing above"),
+    ("back_off_above", Relative, "halve above"),
+    ("abort_above", Limit, "stop for good above"),
+    ("hold_below", Relative, "stop growing below"),
+    ("back_off_below", Relative, "halve below"),
+    ("abort_below", Limit, "stop for good below"),
+    ("clear", Limit, "clean again on the good side of this"),
+    ("confirm", Text, "\"2 of 3\""),
+    ("poll", Duration, "time between questions"),
+    ("timeout", Duration, "deadline of one question"),
+    ("clear_for", Duration, "good for this long before it is clean"),
+    ("required", Flag, "the run needs this guard"),
+    ("user_harm", Flag, "blindness is treated like harm"),
+];
+const LOCAL: Keys = &[
+    ("hold_above", Limit, "stop growing above"),
+    ("back_off_above", Limit, "halve above"),
+    ("abort_above", Limit, "stop for good above"),
+];
+const GOVERNOR: Keys = &[
+    ("probe_rate", Rate, "rate of the probe, or \"auto\""),
+    ("step", Ratio, "growth per step"),
+    ("step_hold", Duration, "shortest time between steps"),
+    ("cooldown", Duration, "shortest time in back-off"),
+    ("clear_for", Duration, "health needed before a guard is clean"),
+    ("hold_max", Duration, "longest hold"),
+    ("max_backoffs", Whole, "back-offs allowed"),
+    ("backoff_window", Duration, "two back-offs within this end the run"),
+    ("no_data_abort", Duration, "longest blindness"),
+    ("preflight_max", Duration, "longest preflight"),
+    ("drain_timeout", Duration, "time for answers after the last request"),
+    ("aftercare", Duration, "how long the guards are watched after the load"),
+];
+
+const TABLES: &[(&str, Keys)] = &[
+    ("target", TARGET),
+    ("routes", ROUTES),
+    ("rate", RATE),
+    ("window", WINDOW),
+    ("budget", BUDGET),
+    ("visibility", VISIBILITY),
+    ("metrics", METRICS),
+    ("drill", DRILL),
+    ("stop", STOP),
+    ("prometheus", PROMETHEUS),
+    ("governor", GOVERNOR),
+];
+
+fn value(kind: Kind, about: &str) -> Value {
+    let mut v = match kind {
+        Text => json!({"type": "string"}),
+        Texts => json!({"type": "array", "items": {"type": "string"}}),
+        Duration => json!({"type": "string", "pattern": "^(auto|([0-9]+(ms|s|m|h|d))+)$"}),
+        Ratio => json!({"type": "string", "pattern": "^(auto|[0-9.]+%?)$"}),
+        Rate => json!({"type": "string", "pattern": "^(auto|[0-9.]+(/s)?)$"}),
+        Bytes => json!({"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB|TiB)$"}),
+        Number => json!({"type": "number", "exclusiveMinimum": 0}),
+        Whole => json!({"type": "integer", "minimum": 0}),
+        Flag => json!({"type": "boolean"}),
+        Limit => json!({"type": ["string", "number"]}),
+        Relative => json!({"anyOf": [{"type": ["string", "number"]}, {"$ref": "#/$defs/relative"}]}),
+        Labels => json!({"type": "object", "additionalProperties": {"type": "string"}}),
+        Rates => json!({"type": "object", "additionalProperties": {"type": "number"}}),
+    };
+    if let Value::Object(map) = &mut v {
+        map.insert("description".to_owned(), json!(about));
+    }
+    v
+}
+
+fn table(keys: Keys) -> Value {
+    let properties: Map<String, Value> =
+        keys.iter().map(|(key, kind, about)| ((*key).to_owned(), value(*kind, about))).collect();
+    json!({"type": "object", "additionalProperties": false, "properties": properties})
+}
+
+/// The schema.
+#[must_use]
+pub fn schema() -> Value {
+    let mut properties: Map<String, Value> =
+        TABLES.iter().map(|(name, keys)| ((*name).to_owned(), table(keys))).collect();
+    let text = |about: &str| json!({"type": "string", "description": about});
+    properties.insert("version".to_owned(), json!({"const": 1}));
+    properties.insert("name".to_owned(), text("name in every report"));
+    properties.insert("owner".to_owned(), text("who answers for it; in the User-Agent suffix"));
+    properties.insert("runbook".to_owned(), text("run-book URL; in the User-Agent suffix"));
+    properties.insert("guard".to_owned(), json!({"type": "array", "items": table(GUARD)}));
+    properties.insert("local".to_owned(), json!({"type": "object", "additionalProperties": table(LOCAL)}));
+    let relative = json!({
+        "type": "object", "additionalProperties": false, "required": ["baseline", "ratio", "floor", "cap"],
+        "properties": {
+            "baseline": {"enum": ["before", "offset 1w", "offset 2w", "offset 3w"]},
+            "ratio": {"type": "number"}, "floor": {"type": ["string", "number"]},
+            "cap": {"type": ["string", "number"]}, "abnormal_ratio": {"type": "number"}
+        }
+    });
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Policy of replay",
+        "type": "object",
+        "required": ["version", "name"],
+        "additionalProperties": false,
+        "properties": properties,
+        "$defs": {"relative": relative}
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::policy::file::PolicyFile;
+
+    /// The keys that the parser says it would take in the table that `text` opens.
+    fn known(text: &str) -> BTreeSet<String> {
+        let error =
+            toml::from_str::<PolicyFile>(&format!("version = 1\nname = \"t\"\n{text}zzz = 1\n")).unwrap_err();
+        let message = error.message().to_owned();
+        let (_, list) = message.split_once("expected ").unwrap_or_else(|| panic!("{message}"));
+        list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    fn keys(keys: Keys) -> BTreeSet<String> {
+        keys.iter().map(|(k, ..)| (*k).to_owned()).collect()
+    }
+
+    #[test]
+    fn the_table_holds_the_keys_of_the_parser() {
+        for (name, table) in TABLES {
+            assert_eq!(keys(table), known(&format!("[{name}]\n")), "{name}");
+        }
+        assert_eq!(keys(GUARD), known("[[guard]]\n"));
+        assert_eq!(keys(LOCAL), known("[local.p99]\n"));
+        let top: BTreeSet<String> = schema()["properties"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(top, known(""));
+    }
+
+    #[test]
+    fn the_committed_schema_is_this_one() {
+        let committed: Value =
+            serde_json::from_str(include_str!("../../policies/policy.schema.json")).unwrap();
+        assert_eq!(committed, schema(), "run `make schema`");
+    }
+}
