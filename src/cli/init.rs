@@ -250,6 +250,7 @@ pub(super) fn context(policy: &crate::policy::Policy, target: String) -> anyhow:
         tls: tls.then(crate::edge::trust::client_config).transpose()?,
         token: crate::engine::run::token(policy)?,
         ours: std::sync::Arc::default(),
+        questions: std::sync::Arc::default(),
         run: "check".to_owned(),
         target,
     })

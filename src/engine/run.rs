@@ -157,6 +157,7 @@ pub fn run<S: EventSource + Send + 'static>(
         tls: tls.clone(),
         token: token(&p.policy)?,
         ours,
+        questions: Arc::default(),
         run: p.words.id.clone(),
         target: target_name(&p.target),
     };

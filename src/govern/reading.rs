@@ -38,6 +38,8 @@ pub enum NoData {
     Skew,
     /// Too few samples, for a guard that must have traffic.
     TooFewSamples,
+    /// An answer to another question: late, swapped, or out of a cache.
+    Superseded,
     /// No reading has arrived yet.
     NotYet,
 }

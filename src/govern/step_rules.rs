@@ -13,6 +13,14 @@ use super::step_watch::begin_experiment;
 use crate::limits::{CLOCK_JUMP_ABORT, SKEW_HOLD, TICK_LATE_ABORT, WORKER_SILENT_ABORT, WORKER_SILENT_HOLD};
 use crate::units::{Rate, Share};
 
+/// Whether what we measure ourselves and the clocks can be relied on: our own sending is in time, no worker is slow,
+/// the source of the guards has our time.
+fn is_reliable(c: &Change) -> bool {
+    let slow = c.inputs.worker_silent_ms > WORKER_SILENT_HOLD.as_millis() as u64;
+    let skewed = c.inputs.skew_ms > SKEW_HOLD.as_millis() as u64;
+    !slow && !skewed && !c.inputs.lag_bad
+}
+
 /// Whether every guard that matters for growth is good (or neutral where that is no obstacle).
 pub(super) fn all_good(c: &Change) -> bool {
     let fine = |(i, view): (usize, &super::guard::View)| match view.level {
@@ -22,7 +30,9 @@ pub(super) fn all_good(c: &Change) -> bool {
         Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
     };
     // A missing view is missing information: never good.
-    c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(fine)
+    is_reliable(c)
+        && c.inputs.guards.len() == c.settings.guards.len()
+        && c.inputs.guards.iter().enumerate().all(fine)
 }
 
 /// Whether every guard allows a start: good or neutral (an idle night must not mean "never").
@@ -32,7 +42,9 @@ pub(super) fn all_startable(c: &Change) -> bool {
         Level::NoData => !c.settings.guards.get(i).is_some_and(|g| g.required),
         Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
     };
-    c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(fine)
+    is_reliable(c)
+        && c.inputs.guards.len() == c.settings.guards.len()
+        && c.inputs.guards.iter().enumerate().all(fine)
 }
 
 /// Whether every guard has been clean for its own `clear_for`. Neutral guards that do not block count.
@@ -47,8 +59,7 @@ pub(super) fn all_clean(c: &Change) -> bool {
             Level::Suspect | Level::Hold | Level::BackOff | Level::Abort | Level::Fault => false,
         }
     };
-    let skewed = c.inputs.skew_ms > SKEW_HOLD.as_millis() as u64;
-    let calm = c.now() >= c.inputs.quiet_until && !c.inputs.lag_bad && !skewed;
+    let calm = c.now() >= c.inputs.quiet_until && is_reliable(c);
     calm && c.inputs.guards.len() == c.settings.guards.len() && c.inputs.guards.iter().enumerate().all(clean)
 }
 
@@ -277,9 +288,7 @@ fn recover_cap(broken: Rate, target: Rate) -> Share {
 
 /// Rule 7: a hold reading, our own lateness, a worker that is slow to answer.
 pub(super) fn hold(c: &mut Change) -> bool {
-    let slow = c.inputs.worker_silent_ms > WORKER_SILENT_HOLD.as_millis() as u64;
-    let skewed = c.inputs.skew_ms > SKEW_HOLD.as_millis() as u64;
-    if first(c, Level::Hold).is_none() && !c.inputs.lag_bad && !slow && !skewed {
+    if first(c, Level::Hold).is_none() && is_reliable(c) {
         return false;
     }
     hold_now(c)

@@ -3,6 +3,7 @@
 //! One question in flight per guard, one deadline for connect, query and freshness together. A guard that
 //! never answers leaves its slot as it was, and the slot's age turns it into no data.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub struct PollContext {
     pub token: Option<Arc<str>>,
     /// Our own traffic, for guards that subtract it.
     pub ours: Arc<Mutex<OwnTraffic>>,
+    /// Number of the next question, shared by all guards.
+    pub questions: Arc<AtomicU64>,
     /// Id of this run.
     pub run: String,
     /// Host and port of the target.
@@ -152,13 +155,19 @@ impl Asker<'_> {
 
     async fn instant(&self, query: &str) -> Answer {
         let asked = wall();
-        match self.get(&prometheus::query_url(&self.server.url, query)).await {
+        let number = self.c.questions.fetch_add(1, Ordering::Relaxed);
+        match self.get(&prometheus::query_url(&self.server.url, &prometheus::tagged(query, number))).await {
             Ok(got) => {
                 let now = wall();
                 if let Some(skew) = prometheus::skew_ms(&got, asked, now) {
                     self.c.board.with(self.index, |slot| slot.skew_ms = skew);
                 }
-                prometheus::read(&got, now)
+                match prometheus::read(&got, now) {
+                    Answer::Value { .. } if !prometheus::is_answer_to(&got, number) => {
+                        Answer::NoData(NoData::Superseded)
+                    }
+                    answer => answer,
+                }
             }
             Err(why) => Answer::NoData(why),
         }

@@ -4,6 +4,7 @@
 //! warnings, which a safety guard may not. The timestamp of an instant answer is the time of evaluation,
 //! never of the data, so freshness is asked separately.
 
+use promql_parser::parser::value::ValueType;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -138,6 +139,25 @@ pub fn skew_ms(got: &Got, asked: WallTime, answered: WallTime) -> Option<u64> {
     let middle = (asked.0 as f64 + answered.0 as f64) / 2.0 / NANOS_PER_SEC as f64;
     let skew = ((at - middle).abs() * 1e3).round();
     skew.is_finite().then_some(skew as u64)
+}
+
+/// The label by which an answer is known to belong to its question.
+const QUESTION: &str = "replay_question";
+
+/// `query` with a label on its result that names this very question. An answer without it is somebody else's: a
+/// cache on the way, an answer that came late, two that were swapped.
+#[must_use]
+pub fn tagged(query: &str, number: u64) -> String {
+    let scalar = matches!(promql_parser::parser::parse(query).map(|e| e.value_type()), Ok(ValueType::Scalar));
+    let vector = if scalar { format!("vector({query})") } else { query.to_owned() };
+    format!("label_replace({vector}, \"{QUESTION}\", \"{number}\", \"\", \"\")")
+}
+
+/// Whether the answer belongs to question `number`. Only asked of answers that hold a value.
+#[must_use]
+pub fn is_answer_to(got: &Got, number: u64) -> bool {
+    let Ok(reply) = serde_json::from_slice::<Reply>(&got.body) else { return false };
+    reply.data.is_some_and(|d| d.result[0]["metric"][QUESTION].as_str() == Some(number.to_string().as_str()))
 }
 
 /// The freshness question for a selector: age of its newest sample in seconds.
@@ -276,6 +296,18 @@ mod tests {
         }
         let empty = Answer::NoData(NoData::Empty);
         assert_eq!(with_freshness(empty, &[age(1.0)], 9.0), empty);
+    }
+
+    #[test]
+    fn an_answer_names_its_question() {
+        assert_eq!(tagged("sum(x)", 7), r#"label_replace(sum(x), "replay_question", "7", "", "")"#);
+        assert_eq!(tagged("1 + 1", 7), r#"label_replace(vector(1 + 1), "replay_question", "7", "", "")"#);
+        let got = |metric: &str| Got {
+            status: 200,
+            body: vector(&format!(r#"[{{"metric":{metric},"value":[1,"1"]}}]"#)).into_bytes().into(),
+        };
+        assert!(is_answer_to(&got(r#"{"replay_question":"7"}"#), 7));
+        assert!(!is_answer_to(&got(r#"{"replay_question":"6"}"#), 7) && !is_answer_to(&got("{}"), 7));
     }
 
     #[test]
