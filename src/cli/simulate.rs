@@ -62,6 +62,7 @@ impl SimulateArgs {
         );
         writeln!(out, "{}: {end}", scenario.name)?;
         writeln!(out, "  highest second over capacity  {:>9.2} x", o.peak_over_capacity)?;
+        writeln!(out, "  highest ten seconds           {:>9.2} x", o.sustained_over_capacity)?;
         writeln!(out, "  time over capacity            {:>9.1} s", o.over_capacity_s)?;
         writeln!(out, "  failed of all requests        {:>9.3} %", o.failed_ratio * 100.0)?;
         writeln!(out, "  failed requests of users      {:>9.0}", o.users_failed)?;

@@ -34,13 +34,15 @@ pub struct Tick {
 pub struct Outcome {
     /// How it ended; none when time was up first.
     pub terminal: Option<Terminal>,
-    /// Highest second of users and ours over capacity.
+    /// Highest second of users and ours over capacity: chance among thousands of seconds is in it.
     pub peak_over_capacity: f64,
+    /// Highest mean of ten seconds over capacity: what a service feels.
+    pub sustained_over_capacity: f64,
     /// Failed requests of all, users and ours, over all.
     pub failed_ratio: f64,
     /// Failed requests of users alone.
     pub users_failed: f64,
-    /// Seconds in which more came than is carried.
+    /// Seconds at whose end the mean of the last ten was more than is carried.
     pub over_capacity_s: f64,
     /// Back-offs entered.
     pub back_offs: usize,
@@ -312,14 +314,18 @@ impl World<'_> {
 
 fn outcome(ticks: &[Tick], counters: &Counters, state: &State) -> Outcome {
     let tick_s = TICK.as_secs_f64();
-    let mut over = Duration::ZERO;
-    let mut peak: f64 = 0.0;
+    let (mut over, mut peak, mut sustained) = (Duration::ZERO, 0.0_f64, 0.0_f64);
     let rates: Vec<f64> = ticks.iter().map(|t| t.total_rps).collect();
+    let mean = |n: usize, ticks: usize| {
+        let last = rates.get(n.saturating_sub(ticks - 1)..=n).unwrap_or_default();
+        last.iter().sum::<f64>() / last.len().max(1) as f64
+    };
     for (n, t) in ticks.iter().enumerate() {
-        let from = n.saturating_sub(9);
-        let second = rates.get(from..=n).map_or(0.0, |r| r.iter().sum::<f64>() / r.len() as f64);
-        peak = peak.max(second / t.capacity_rps.max(1e-9));
-        if second > t.capacity_rps {
+        let capacity = t.capacity_rps.max(1e-9);
+        peak = peak.max(mean(n, 10) / capacity);
+        let long = mean(n, 100) / capacity;
+        sustained = sustained.max(long);
+        if long > 1.0 {
             over += TICK;
         }
     }
@@ -329,6 +335,7 @@ fn outcome(ticks: &[Tick], counters: &Counters, state: &State) -> Outcome {
     Outcome {
         terminal: state.terminal.filter(|_| state.phase == Phase::Done),
         peak_over_capacity: peak,
+        sustained_over_capacity: sustained,
         failed_ratio: counters.failed / counters.all.max(1.0),
         users_failed: counters.users_failed,
         over_capacity_s: over.as_secs_f64(),
