@@ -11,8 +11,8 @@
 //! It differs from the `governor` crate, which is used only as the fixed outer ceiling
 //! ([`super::ceiling`]), because that cannot change its rate, rounds it up, and starts full.
 
-use super::sync::{AtomicU64, Ordering, fence};
-use crate::limits::{BURST_MIN_REQUESTS, BURST_TIME, SEQLOCK_SPINS_MAX};
+use super::sync::{AtomicU64, Ordering, SEQLOCK_SPINS, fence, spin};
+use crate::limits::{BURST_MIN_REQUESTS, BURST_TIME};
 use crate::units::{NANOS_PER_SEC, Rate, RunTime};
 
 /// One request in the bucket's own unit (millionths of a request).
@@ -106,7 +106,7 @@ impl Bucket {
     }
 
     fn load(&self) -> Option<Segment> {
-        for _ in 0..SEQLOCK_SPINS_MAX {
+        for _ in 0..SEQLOCK_SPINS {
             let before = self.seq.load(Ordering::Acquire);
             let segment = Segment {
                 t0: self.t0.load(Ordering::Relaxed),
@@ -119,7 +119,7 @@ impl Bucket {
             if before & 1 == 0 && self.seq.load(Ordering::Relaxed) == before {
                 return Some(segment);
             }
-            std::hint::spin_loop();
+            spin();
         }
         None
     }

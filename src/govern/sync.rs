@@ -4,3 +4,11 @@
 //! the very same files against loom's atomics and walk through every interleaving of their threads.
 
 pub(super) use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+
+/// Looks of a seqlock reader before it gives up; loom's are few, because it walks through each.
+pub(super) const SEQLOCK_SPINS: u32 = crate::limits::SEQLOCK_SPINS_MAX;
+
+/// Waits a moment for the writer.
+pub(super) fn spin() {
+    std::hint::spin_loop();
+}
