@@ -24,6 +24,7 @@ lint: ## formatting, clippy and documentation, all warnings are errors
 
 test: servers lint ## everything: lint, unit and property tests, real servers on loopback
 	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --release
+	cd tests/loom && $(CARGO) test --locked --release
 
 bench: ## send accuracy and cost against a loopback server, with ratios
 	REPLAY_SERVERS=$(SERVERS) $(CARGO) bench --locked

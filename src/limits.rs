@@ -54,6 +54,9 @@ pub const SEQLOCK_SPINS_MAX: u32 = 1_000;
 /// Width of one bucket of the local window.
 pub const LOCAL_BUCKET: Duration = Duration::from_millis(100);
 
+/// Requests in flight from which silence of a target that answered before is an outage and not one slow request.
+pub const OUTAGE_IN_FLIGHT_MIN: u64 = 20;
+
 /// Longest look-back of a local guard, in buckets (30 s): older evidence is about another moment.
 pub const LOCAL_BUCKETS_MAX: usize = 300;
 
@@ -62,7 +65,7 @@ pub const LOCAL_BUCKETS_MAX: usize = 300;
 pub const OWN_TRAFFIC_TICKS_MAX: usize = 9_000;
 
 /// Rates seen before the start without which nothing can be said about visibility.
-pub const VISIBILITY_SAMPLES_MIN: usize = 3;
+pub const VISIBILITY_SAMPLES_MIN: usize = 5;
 
 /// Prometheus's clock against ours: beyond this the run holds (see also [`SKEW_NO_DATA`]).
 pub const SKEW_HOLD: Duration = Duration::from_secs(2);
@@ -219,7 +222,9 @@ pub const FEED_BATCHES_MAX: usize = 64;
 pub const FEED_BATCH_MAX: usize = 1_024;
 
 /// Journal lines waiting for the disk; a full queue ends the run (an unrecorded run proves nothing).
-pub const JOURNAL_QUEUE_MAX: usize = 4_096;
+///
+/// Five seconds of ticks: a disk that takes longer is not going to explain this run.
+pub const JOURNAL_QUEUE_MAX: usize = 50;
 
 /// Longest life of a DNS answer (getaddrinfo does not tell us the TTL).
 pub const DNS_LIFE: Duration = Duration::from_secs(30);

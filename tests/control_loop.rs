@@ -128,7 +128,7 @@ fn shipped_scenarios_do_what_they_say() {
     let ours: Vec<f64> = held.map(|t| t.inputs.sent_1s as f64).collect();
     let mean = ours.iter().sum::<f64>() / ours.len() as f64;
     assert!((560.0..=610.0).contains(&mean), "{mean}");
-    assert_eq!(o.users_failed, 0.0, "{o:?}");
+    assert!(o.users_failed < 1e-9, "{o:?}");
     let (ticks, o) = of("dilution.toml");
     assert!(matches!(o.terminal, Some(Terminal::Aborted(_))), "{o:?}");
     let end = ticks.last().unwrap().inputs.now.as_secs_f64();

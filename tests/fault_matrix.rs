@@ -62,6 +62,7 @@ async fn watch(upstream: u16, fault: Fault) -> Seen {
     let clock = Clock::start();
     let board = Board::new(1);
     let context = PollContext {
+        exported: false,
         board: board.clone(),
         clock,
         prometheus: policy.prometheus.clone(),

@@ -31,7 +31,13 @@ fn settings() -> Settings {
         name: name.to_owned(),
         origin,
         unit: "ratio".to_owned(),
-        thresholds: Thresholds { side: Side::Above, hold: Some(0.005), back_off: Some(0.01), abort: Some(0.05), clear: 0.004 },
+        thresholds: Thresholds {
+            side: Side::Above,
+            hold: Some(0.005),
+            back_off: Some(0.01),
+            abort: Some(0.05),
+            clear: 0.004,
+        },
         required: true,
         harm: true,
         min_samples: 0,
@@ -166,7 +172,14 @@ fn age(state: &mut State, past_s: u64) {
     // What is reported and decides nothing would only multiply states.
     s.experiments.clear();
     (s.load_ended, s.calm_at, s.cuts, s.step_counts) = (None, None, 0, (0, 0, 0));
+    // As coarse as the shares are.
+    s.proven = Rate::per_sec(s.proven.mrps / 250_000 * 250);
     s.calm_values.iter_mut().for_each(|v| *v = None);
+}
+
+/// A person's pause sends nothing and lasts as long as the person wants, or the plan or the window.
+fn is_paused(w: &World) -> bool {
+    w.order == Order2::Pause || (w.state.phase == Phase::Paused && w.order != Order2::Go)
 }
 
 struct Governor {
@@ -196,11 +209,14 @@ impl Governor {
             clock_jump_ms: 0,
             worker_silent_ms: 0,
             stop: (event == Event::Stop).then_some(StopCause::KillFile),
-            guards: vec![view(level, w.blind_s, w.clean_s), view(local, 0, if local == Level::Good { 3 } else { 0 })],
-            // Fewer than fifty are due, so a cut halves what was allowed.
-            sent_1s: 40,
-            offered_1s: 40,
-            due_1s: 40,
+            guards: vec![
+                view(level, w.blind_s, w.clean_s),
+                view(local, 0, if local == Level::Good { 3 } else { 0 }),
+            ],
+            // All of what is allowed is sent.
+            sent_1s: (w.state.allowed().as_f64() * 1_000.0) as u64,
+            offered_1s: (w.state.allowed().as_f64() * 1_000.0) as u64,
+            due_1s: 1_000,
             due: sent,
             sent,
             offered: sent,
@@ -225,7 +241,10 @@ impl Governor {
         let clean = inputs.guards.iter().all(|v| v.level == Level::Good) && inputs.skew_ms == 0;
         w.broken_rule = if after.share > before.share && !clean && !entering {
             Some("the share rose without every guard good")
-        } else if after.share > before.share && !entering && after.share.ppm() - before.share.ppm() > self.settings.step.ppm() {
+        } else if after.share > before.share
+            && !entering
+            && after.share.ppm() - before.share.ppm() > self.settings.step.ppm()
+        {
             Some("the share rose by more than a step")
         } else if last.state.phase == Phase::Done && state != last.state {
             Some("a terminal was left")
@@ -282,7 +301,14 @@ impl Model for Governor {
         actions.extend([Good, Neutral, Suspect, Hold, NoData, BackOff, Abort, Fault].map(Event::Asked));
         actions.extend([Order2::Go, Order2::Freeze, Order2::Pause].map(Event::Order));
         actions.extend([Event::Users(true), Event::Users(false)]);
-        actions.extend([Event::Local, Event::Stop, Event::Finish, Event::Budget, Event::Skew, Event::InFlight]);
+        actions.extend([
+            Event::Local,
+            Event::Stop,
+            Event::Finish,
+            Event::Budget,
+            Event::Skew,
+            Event::InFlight,
+        ]);
     }
 
     fn next_state(&self, last: &World, event: Event) -> Option<World> {
@@ -303,7 +329,8 @@ impl Model for Governor {
             Property::always("5, 12: growth and terminals", |_, w: &World| w.broken_rule.is_none()),
             Property::always("7: recovery stays below 0.8 of what broke", |m, w: &World| {
                 w.state.broken.is_none_or(|b| {
-                    let cap = (b.mrps as f64 * 0.8) as u64 + m.settings.target.times(m.settings.probe_share).mrps;
+                    let cap =
+                        (b.mrps as f64 * 0.8) as u64 + m.settings.target.times(m.settings.probe_share).mrps;
                     w.state.grant(&m.settings, NOW).ceiling.mrps <= cap
                 })
             }),
@@ -318,16 +345,18 @@ impl Model for Governor {
                     || w.state.grant(&m.settings, NOW).ceiling.mrps + users * 1_000 <= total.mrps
             }),
             Property::always("11: harm for ever ends it", |m, w: &World| {
-                w.order == Order2::Pause || m.ends_under(w, Event::Asked(Level::BackOff))
+                is_paused(w) || m.ends_under(w, Event::Asked(Level::BackOff))
             }),
             Property::always("11: silence for ever ends it", |m, w: &World| {
-                w.order == Order2::Pause || m.ends_under(w, Event::Asked(Level::NoData))
+                is_paused(w) || m.ends_under(w, Event::Asked(Level::NoData))
             }),
             Property::always("11: the end of the plan ends it from everywhere", |m, w: &World| {
                 // Before anything was sent the plan has not begun, and a run that may not begin gives up.
                 m.ends_under(w, Event::Finish) || !w.state.sent_anything
             }),
-            Property::always("a kill switch ends it from everywhere", |m, w: &World| m.ends_under(w, Event::Stop)),
+            Property::always("a kill switch ends it from everywhere", |m, w: &World| {
+                m.ends_under(w, Event::Stop)
+            }),
             Property::sometimes("a run can complete", |_, w: &World| {
                 w.state.terminal == Some(replay::govern::state::Terminal::Completed)
             }),

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::edge::clock::{wait, wall};
 use crate::edge::host::control::{running, tell};
 use crate::edge::host::lock;
+use crate::edge::host::signals::stop_on_signals;
 use crate::edge::host::state_folder::{folder, replace, safe_name};
 use crate::edge::watch::relay::Relay;
 use crate::engine::handle::Handle;
@@ -22,8 +23,10 @@ use crate::engine::ledger;
 use crate::engine::prepare::{Refusal, Request, load_policy, prepare};
 use crate::engine::run::{Conduct, run, target_name};
 use crate::engine::shared::Stage;
+use crate::govern::latch::Latch;
 use crate::policy::Policy;
 use crate::policy::settings::{LeadIn, local_guards};
+use crate::policy::target::Target;
 use crate::report::json::Report;
 use crate::units::{Rate, RunTime, Scale, Speed, WallTime, show_duration};
 
@@ -51,6 +54,9 @@ pub(super) struct DrillArgs {
     #[arg(long, default_value = "runs/drill")]
     out: PathBuf,
 }
+
+/// What a drill writes into the kill file, so that it takes away no other.
+const KILL_WORDS: &str = "replay drill\n";
 
 /// One way to stop.
 #[derive(Debug, Clone)]
@@ -92,7 +98,7 @@ fn record_path(policy: &Policy) -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// When the record cannot be read.
-pub(super) fn missing(policy: &Policy) -> anyhow::Result<Option<String>> {
+pub(super) fn missing(policy: &Policy, target: &Target) -> anyhow::Result<Option<String>> {
     let Some(max_age) = policy.drill_max_age else { return Ok(None) };
     let how = format!("run: replay drill {} --trace TRACE", policy.origin);
     let path = record_path(policy)?;
@@ -102,7 +108,13 @@ pub(super) fn missing(policy: &Policy) -> anyhow::Result<Option<String>> {
     let record: DrillRecord =
         serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))?;
     let age = Duration::from_nanos(wall().0.saturating_sub(record.at.0));
-    Ok(if !record.passed {
+    Ok(if record.target != target_name(target) {
+        Some(format!(
+            "[drill] max_age: the last drill was against {}, not {}; {how}",
+            record.target,
+            target_name(target)
+        ))
+    } else if !record.passed {
         Some(format!("[drill] max_age: the last drill of this policy did not pass; {how}"))
     } else if record.policy_hash != policy.hash {
         Some(format!("[drill] max_age: the policy has changed since it was drilled; {how}"))
@@ -145,6 +157,8 @@ impl DrillArgs {
             writeln!(std::io::stderr(), "replay: refused: {why}")?;
             return Ok(super::REFUSED);
         }
+        let latch = Latch::new();
+        stop_on_signals(&latch)?;
         let ways = ways(&policy);
         writeln!(
             out,
@@ -164,13 +178,23 @@ impl DrillArgs {
                 t.ended
             )?;
             out.flush()?;
+            let expected = t.passed;
             tried.push(t);
+            // Something real has happened, or a person wants it to end: no next run.
+            if !expected || latch.is_set() {
+                writeln!(
+                    out,
+                    "  the drill ends here: this way did not end as it should, or somebody stopped it"
+                )?;
+                break;
+            }
         }
+        let all = tried.len() == ways.len();
         writeln!(
             out,
             "  X-Replay-Stop is in the target's hands: switch on a rule of deploy/balancer and watch a run end"
         )?;
-        let passed = tried.iter().all(|t| t.passed);
+        let passed = all && tried.iter().all(|t| t.passed);
         let record = DrillRecord {
             policy: policy.name.clone(),
             policy_hash: policy.hash.clone(),
@@ -211,6 +235,8 @@ impl DrillArgs {
 
     fn one(&self, policy: &Policy, way: &Way, n: usize) -> anyhow::Result<Tried> {
         let mut policy = policy.clone();
+        // What a drill spends is counted apart: it must not shift the period of real runs.
+        policy.name.push_str(" (drill)");
         let mut relay = None;
         if let (Way::PrometheusGone, Some(p)) = (way, &mut policy.prometheus) {
             let started = Relay::start(&p.url)?;
@@ -236,7 +262,11 @@ impl DrillArgs {
             .spawn(move || act(&acting, &told, &id, relay))?;
         let report = run(prepared, &conduct, &mut |_| ());
         let acted = actor.join().map_err(|_| anyhow::anyhow!("the drill's own thread panicked"))?;
-        if let Way::KillFile(path) = way {
+        let ours = |path: &PathBuf| std::fs::read_to_string(path).is_ok_and(|text| text == KILL_WORDS);
+        // One that a person made meanwhile stays.
+        if let Way::KillFile(path) = way
+            && ours(path)
+        {
             std::fs::remove_file(path)
                 .with_context(|| format!("cannot remove the kill file {}", path.display()))?;
         }
@@ -279,7 +309,7 @@ fn act(way: &Way, handle: &Handle, id: &str, relay: Option<Relay>) -> Option<Run
     let at = shared.clock.now();
     match way {
         Way::Signal => shared.gate.latch().signal_flag().store(15, std::sync::atomic::Ordering::SeqCst),
-        Way::KillFile(path) => drop(std::fs::write(path, "replay drill\n")),
+        Way::KillFile(path) => drop(std::fs::write(path, KILL_WORDS)),
         Way::Control => {
             let socket = running().into_iter().find(|(run, _)| run == id).map(|(_, path)| path);
             let _told = socket.is_some_and(|path| tell(&path, "stop").is_ok());
@@ -307,7 +337,13 @@ fn judge(way: &Way, report: &Report, acted: Option<RunTime>, handle: &Handle) ->
     let last = handle.shared().map(|s| s.gate.last_spent());
     let stopped_ms = acted.zip(last).map(|(at, last)| last.since(at).as_millis() as u64);
     let by_drill = cause.contains(&wanted);
-    let neutral = matches!(way, Way::Guard(..)) && cause.contains("replay stop");
+    let neutral = match way {
+        Way::Guard(_, guard) => {
+            let last = report.guards.iter().find(|g| g.name == *guard);
+            cause.contains("replay stop") && last.is_some_and(|g| g.last_level == "neutral")
+        }
+        _ => false,
+    };
     let ended = if neutral {
         "has too few samples at the probe rate to be tripped".to_owned()
     } else {

@@ -244,6 +244,7 @@ pub(super) fn context(policy: &crate::policy::Policy, target: String) -> anyhow:
     let page = |g: &crate::policy::QueryGuard| matches!(&g.query, crate::policy::GuardQuery::Scrape(q) if https(&q.url));
     let tls = policy.prometheus.as_ref().is_some_and(|p| https(&p.url)) || policy.guards.iter().any(page);
     Ok(PollContext {
+        exported: false,
         board: Board::new(policy.guards.len()),
         clock: Clock::start(),
         prometheus: policy.prometheus.clone(),

@@ -9,7 +9,7 @@ use crate::edge::host::lock;
 use crate::engine::governor::Snapshot;
 use crate::engine::ledger;
 use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
-use crate::engine::run::{Conduct, NotStarted, Prepared, run, workers_for};
+use crate::engine::run::{Conduct, NotStarted, Prepared, run, target_name, workers_for};
 use crate::policy::settings::{LeadIn, in_flight_max};
 use crate::report::dry_run::{self, Asked};
 use crate::report::{live, text};
@@ -126,7 +126,7 @@ impl RunArgs {
                 super::REFUSED,
             );
         }
-        let lock = match lock::acquire(&format!("{host}:{}", prepared.target.port())) {
+        let lock = match lock::acquire(&target_name(&prepared.target)) {
             Ok(lock) => lock,
             Err(error) => return complain(&anyhow::anyhow!("refused: {error:#}"), super::REFUSED),
         };
@@ -194,8 +194,10 @@ impl RunArgs {
             Ok(report) => report,
             Err(error) => {
                 line.done();
-                ledger::undo(mark)?;
                 let refused = error.downcast_ref::<NotStarted>().is_some();
+                if refused {
+                    ledger::undo(mark)?;
+                }
                 return complain(&error, if refused { super::REFUSED } else { super::FAULT });
             }
         };
@@ -223,7 +225,7 @@ fn must_look_first(p: &Prepared<FileSource>) -> anyhow::Result<Option<String>> {
     if let Some(why) = ledger::obstacle(&p.target)? {
         return Ok(Some(why));
     }
-    super::drill::missing(&p.policy)
+    super::drill::missing(&p.policy, &p.target)
 }
 
 fn complain(error: &anyhow::Error, code: u8) -> anyhow::Result<u8> {

@@ -127,6 +127,7 @@ struct Recent {
     offered: u64,
     due: u64,
     failed: u64,
+    server_errors: u64,
     bytes: u64,
     connects: u64,
 }
@@ -224,7 +225,9 @@ impl Governor {
                 timeline.push(row);
                 self.shared.set_stage(Stage::Ended);
                 self.metrics.show(Numbers { active: false, ..self.numbers(&watch, &state, now) });
-                let spending_error = self.spending.take().and_then(|s| s.finish().err());
+                // What is given up unanswered may have failed, and counts so.
+                let given_up = self.shared.gate.in_flight();
+                let spending_error = self.spending.take().and_then(|s| s.finish(given_up).err());
                 let journal_error = self.journal.finish().err().or(spending_error).map(|e| format!("{e:#}"));
                 let terminal =
                     state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
@@ -251,6 +254,7 @@ impl Governor {
         }
         let c = &all.bucket.counts;
         watch.recent.failed += c.errors + c.timeouts + c.refused;
+        watch.recent.server_errors += c.server_errors;
         watch.recent.bytes += c.bytes;
         watch.recent.connects += c.connects;
         watch.connections = live.connections;
@@ -262,7 +266,7 @@ impl Governor {
         watch.lag_second.merge(&all.lag);
         let lag_ticks = (self.settings.lag.as_millis() / TICK.as_millis()) as usize;
         watch.recent.push(all.flow, lag_ticks);
-        self.sight.sent(now, watch.recent.sent, watch.recent.failed);
+        self.sight.sent(now, watch.recent.sent, watch.recent.server_errors);
         all.flow
     }
 
@@ -356,6 +360,12 @@ impl Governor {
         }
         let offset = self.local.len();
         for fixed in self.sight.fix_limits(offset, &mut self.settings.guards, now) {
+            if let Line::Baseline { guard, .. } = &fixed
+                && let Some(guard) = watch.guards.get_mut(*guard)
+            {
+                // What was said under the loosest limit says nothing under this one.
+                *guard = Guard::default();
+            }
             self.journal.put(fixed);
         }
         for (i, sample) in self.board.read().into_iter().enumerate() {

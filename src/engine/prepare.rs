@@ -164,7 +164,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     something_to_send(&first, trace_warning.as_deref())?;
     let peak = asked.rate.unwrap_or(first.peak);
     let mut settings = govern(policy, peak, asked.lead_in);
-    hold_total(&mut settings, asked, peak);
+    hold_total(&mut settings, asked, first.peak);
     // Only now is the ceiling known that the plan's own bursts must pass under.
     let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
     let (forecast, _, mut source) = forecast(source, &mut plan, |due| trial.due(due))?;
@@ -223,10 +223,8 @@ fn opening(policy: &Policy) -> Result<Option<Opening>, Refusal> {
 
 /// Users and ours together: relative to the recorded peak, which is the planned one without scale and speed.
 fn hold_total(settings: &mut Settings, asked: &Request, peak: Rate) {
-    let factor = match asked.rate {
-        Some(_) => 1.0,
-        None => asked.scale.as_f64() * asked.speed.milli as f64 / 1000.0,
-    };
+    // Without `--rate`; with it both are one, and the peak is the recorded one already.
+    let factor = asked.scale.as_f64() * asked.speed.milli as f64 / 1000.0;
     let recorded = Rate::from_rps_f64(peak.rps() / factor.max(1e-9));
     if let Some(rule) = &mut settings.organic {
         rule.hold_total = policy_hold_total(&asked.policy, recorded);

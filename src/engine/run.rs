@@ -20,6 +20,7 @@ use super::worker::{self, WorkerSettings};
 use crate::edge::clock::{Clock, wait, wall};
 use crate::edge::host::control::{Control, Orders};
 use crate::edge::host::kill_file::{KillFile, KillWatch};
+use crate::edge::host::lock::{self, RunLock};
 use crate::edge::host::metrics_page::{Metrics, MetricsPage};
 use crate::edge::host::window::Opening;
 use crate::edge::host::{budget_store, signals, state_folder};
@@ -131,6 +132,7 @@ pub fn run<S: EventSource + Send + 'static>(
     let mut p = p;
     p.settings.window_end = window_end(&p, started);
     let in_flight = in_flight_max(&p.policy, p.settings.target);
+    let _budget_lock = budget_lock(&p.policy).context(NotStarted)?;
     let spending = open_spending(&p, started, in_flight, &latch).context(NotStarted)?;
     let gate = Gate::new(latch.clone(), gate_limits(&p, spending.as_ref(), in_flight));
     let shared = Shared::new(clock, gate, conduct.workers.clamp(1, WORKERS_MAX));
@@ -151,11 +153,12 @@ pub fn run<S: EventSource + Send + 'static>(
     let baselines = Baselines::new(&p.policy.guards);
     let sight = Sight::new(&p.policy, baselines.clone(), Arc::clone(&ours));
     let context = PollContext {
+        exported: p.policy.metrics_listen.is_some(),
         board: board.clone(),
         clock,
         prometheus: p.policy.prometheus.clone(),
         tls: tls.clone(),
-        token: token(&p.policy)?,
+        token: token(&p.policy).context(NotStarted)?,
         ours,
         questions: Arc::default(),
         run: p.words.id.clone(),
@@ -166,7 +169,8 @@ pub fn run<S: EventSource + Send + 'static>(
     let snapshot = Arc::new(Mutex::new(Snapshot::default()));
     let local: Vec<_> = local_guards(&p.policy).into_iter().map(|(m, _)| m).collect();
     let orders = Orders::default();
-    let _control = conduct.control.then(|| open_control(&p, &orders, &latch, &snapshot)).transpose()?;
+    let control = conduct.control.then(|| open_control(&p, &orders, &latch, &snapshot)).transpose();
+    let _control = control.context(NotStarted)?;
     if let Some(handle) = &conduct.handle {
         handle.fill(&shared);
     }
@@ -201,7 +205,9 @@ pub fn run<S: EventSource + Send + 'static>(
     )?;
     while shared.stage().0 != Stage::Ended {
         wait(Duration::from_millis(100));
-        live(&snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        // Not within the call: a blocked terminal must not hold the governor's numbers.
+        let now = snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        live(&now);
     }
     let end = governor.join().map_err(|_| anyhow::anyhow!("the governor thread panicked"))?;
     if let Some(error) = &end.journal_error {
@@ -237,6 +243,12 @@ fn window_end<S>(p: &Prepared<S>, started: WallTime) -> Option<crate::units::Run
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
+}
+
+/// Two runs under one policy would overwrite what the other spent, whatever their targets.
+fn budget_lock(policy: &Policy) -> anyhow::Result<Option<RunLock>> {
+    let name = format!("budget of {}", policy.name);
+    policy.budget.is_some().then(|| lock::acquire(&name)).transpose()
 }
 
 fn open_spending<S>(

@@ -22,6 +22,9 @@ struct Seen {
     range: Duration,
     expect_min: Option<Rate>,
     last_seq: u64,
+    /// When a look last counted: the same scrape is not looked at twice.
+    counted_at: Option<RunTime>,
+    scrape: Duration,
     last: Answer,
     /// Index of a query of organic users alone; a subtraction would only say what we sent.
     organic: Option<usize>,
@@ -53,6 +56,8 @@ impl Sight {
                 range: query.range.max(Duration::from_secs(1)),
                 expect_min: policy.prometheus.as_ref().and_then(|p| p.expect_min),
                 last_seq: 0,
+                counted_at: None,
+                scrape,
                 last: Answer::Value { value: 0.0, samples: 0 },
                 organic,
                 organic_rps: None,
@@ -137,8 +142,9 @@ impl Sight {
             return sample;
         }
         let Answer::Value { value, .. } = sample.answer else { return sample };
-        if sample.seq > seen.last_seq {
-            seen.last_seq = sample.seq;
+        let fresh = seen.counted_at.is_none_or(|at| now.since(at) >= seen.scrape);
+        if sample.seq > seen.last_seq && fresh {
+            (seen.last_seq, seen.counted_at) = (sample.seq, Some(now));
             seen.last = if sending {
                 let ours = self.ours.lock().unwrap_or_else(PoisonError::into_inner);
                 let (_, high) = ours.aligned(now, seen.behind, seen.range);

@@ -80,11 +80,12 @@ impl Spending {
         !self.budget.is_beyond_reserve()
     }
 
-    /// Writes what was really spent.
+    /// Writes what was really spent, `given_up` requests without an answer among the failed ones.
     ///
     /// # Errors
     /// When it could not be written.
-    pub fn finish(self) -> anyhow::Result<()> {
-        self.store.finish(self.budget.spent())
+    pub fn finish(self, given_up: u64) -> anyhow::Result<()> {
+        let given_up = Amounts { failed_requests: given_up, ..Amounts::default() };
+        self.store.finish(self.budget.spent().plus(given_up))
     }
 }

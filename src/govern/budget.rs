@@ -197,7 +197,8 @@ impl Budget {
     /// Whether more was spent than the disk knows: the store has failed us and the run must end.
     #[must_use]
     pub fn is_beyond_reserve(&self) -> bool {
-        !self.limits.is_unlimited() && !self.spent().fits(self.reserved)
+        let spent = self.spent();
+        BudgetKind::ALL.iter().any(|k| self.limits.of(*k).is_some() && spent.of(*k) > self.reserved.of(*k))
     }
 }
 

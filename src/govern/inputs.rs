@@ -40,8 +40,6 @@ pub enum Baseline {
 pub enum Finish {
     /// The trace has been sent to its end.
     TraceEnd,
-    /// The run's duration is over.
-    Duration,
     /// The window has closed.
     WindowEnd,
     /// The request budget is used up.

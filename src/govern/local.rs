@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits::LOCAL_BUCKETS_MAX;
+use crate::limits::{LOCAL_BUCKETS_MAX, OUTAGE_IN_FLIGHT_MIN};
 
 /// Bins of the latency histogram.
 pub const BINS: usize = 300;
@@ -123,6 +123,8 @@ pub struct LocalCounts {
     pub connect_failures: u64,
     /// Bytes of answers received.
     pub bytes: u64,
+    /// Answers 5xx alone: what the target counts as its errors, too.
+    pub server_errors: u64,
 }
 
 impl LocalCounts {
@@ -136,6 +138,7 @@ impl LocalCounts {
         self.connects += o.connects;
         self.connect_failures += o.connect_failures;
         self.bytes += o.bytes;
+        self.server_errors += o.server_errors;
     }
 }
 
@@ -180,6 +183,9 @@ pub struct LocalWindow {
     now: LocalNow,
     /// Buckets in a row without a completion while something was in flight.
     stalled: u64,
+    /// Buckets in a row without a completion while much was in flight, after the target had answered before.
+    silent: u64,
+    answered: bool,
 }
 
 impl LocalWindow {
@@ -187,6 +193,9 @@ impl LocalWindow {
     pub fn push(&mut self, bucket: LocalBucket, now: LocalNow) {
         let idle = bucket.counts.done == 0 && now.in_flight > 0;
         self.stalled = if idle { self.stalled + 1 } else { 0 };
+        let silent = idle && self.answered && now.in_flight >= OUTAGE_IN_FLIGHT_MIN;
+        self.silent = if silent { self.silent + 1 } else { 0 };
+        self.answered |= bucket.counts.done > bucket.counts.timeouts + bucket.counts.errors;
         self.buckets.push_back(bucket);
         while self.buckets.len() > LOCAL_BUCKETS_MAX {
             self.buckets.pop_front();
@@ -210,6 +219,13 @@ impl LocalWindow {
     #[must_use]
     pub fn stalled_buckets(&self) -> u64 {
         self.stalled
+    }
+
+    /// Buckets in a row in which the target, having answered before, completed nothing of much in flight. A cut does
+    /// not begin it anew: what hangs goes on hanging.
+    #[must_use]
+    pub fn silent_buckets(&self) -> u64 {
+        self.silent
     }
 
     /// Counts of the last second, stretched back until `enough` is true or the ring ends.
@@ -286,6 +302,21 @@ mod tests {
         window.push(bucket(&[]), now);
         let (hung, _) = window.quantile(0.95, 1);
         assert!(calm.unwrap() < 0.02 && hung.unwrap() >= 3.0, "{calm:?} {hung:?}");
+    }
+
+    #[test]
+    fn an_outage_is_silence_of_a_target_that_answered_before() {
+        let mut window = LocalWindow::default();
+        let busy = |n: u64| LocalNow { in_flight: n, ..LocalNow::default() };
+        (0..30).for_each(|_| window.push(bucket(&[]), busy(50)));
+        assert_eq!(window.silent_buckets(), 0, "it has not answered yet: other guards look at that");
+        window.push(bucket(&[10]), busy(50));
+        (0..7).for_each(|_| window.push(bucket(&[]), busy(19)));
+        assert_eq!(window.silent_buckets(), 0, "a few slow requests are no outage");
+        (0..7).for_each(|_| window.push(bucket(&[]), busy(20)));
+        window.forget();
+        window.push(bucket(&[]), busy(20));
+        assert_eq!(window.silent_buckets(), 8, "a cut does not begin it anew");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub enum LocalMetric {
     OldestInFlight,
     /// Seconds without a completion while something is in flight.
     Stalled,
+    /// Seconds in which a target that answered before completes nothing of much in flight.
+    Outage,
     /// Requests in flight over the most allowed.
     InFlight,
     /// Answers 401 or 403 that the recording did not have, over all that ended.
@@ -63,8 +65,14 @@ impl LocalMetric {
     ];
 
     /// Those that are always on.
-    pub const ALWAYS: [Self; 5] =
-        [Self::FailuresInARow, Self::OldestInFlight, Self::Stalled, Self::InFlight, Self::Blocked];
+    pub const ALWAYS: [Self; 6] = [
+        Self::FailuresInARow,
+        Self::OldestInFlight,
+        Self::Stalled,
+        Self::Outage,
+        Self::InFlight,
+        Self::Blocked,
+    ];
 
     /// Name in reports; for settable ones also the key in the policy.
     #[must_use]
@@ -80,6 +88,7 @@ impl LocalMetric {
             Self::FailuresInARow => "failures_in_a_row",
             Self::OldestInFlight => "oldest_in_flight",
             Self::Stalled => "stalled",
+            Self::Outage => "outage",
             Self::InFlight => "in_flight",
             Self::Blocked => "blocked",
             Self::Received => "received",
@@ -106,7 +115,7 @@ impl LocalMetric {
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::P95 | Self::P99 | Self::OldestInFlight | Self::Stalled => "seconds",
+            Self::P95 | Self::P99 | Self::OldestInFlight | Self::Stalled | Self::Outage => "seconds",
             Self::FailuresInARow => "requests",
             Self::Received => "Mbit/s",
             Self::ErrorRatio
@@ -129,9 +138,12 @@ impl LocalMetric {
                 RATIO_SAMPLES_MIN
             }
             Self::ConnectFailures => 5,
-            Self::FailuresInARow | Self::OldestInFlight | Self::Stalled | Self::InFlight | Self::Received => {
-                0
-            }
+            Self::FailuresInARow
+            | Self::OldestInFlight
+            | Self::Stalled
+            | Self::Outage
+            | Self::InFlight
+            | Self::Received => 0,
         }
     }
 
@@ -161,6 +173,7 @@ impl LocalMetric {
             Self::FailuresInARow => plain(window.now().failures_in_a_row as f64),
             Self::OldestInFlight => plain(window.now().oldest_ns as f64 / 1e9),
             Self::Stalled => plain(window.stalled_buckets() as f64 * TICK.as_secs_f64()),
+            Self::Outage => plain(window.silent_buckets() as f64 * TICK.as_secs_f64()),
             Self::Received => {
                 let bytes = window.counts(|_| true).bytes;
                 plain(bytes as f64 * 8.0 / 1e6 / (WINDOW_BUCKETS as f64 * TICK.as_secs_f64()))
@@ -194,6 +207,8 @@ impl LocalMetric {
             Self::FailuresInARow => Some(above(None, Some(4.5), Some(19.5))),
             Self::OldestInFlight => Some(above(None, Some(timeout.as_secs_f64() * 0.9), None)),
             Self::Stalled => Some(above(None, Some(0.95), None)),
+            // A second of silence is evidence; a second and a half later it is over.
+            Self::Outage => Some(above(None, None, Some(2.35))),
             Self::InFlight => Some(above(Some(0.9), None, None)),
             Self::Blocked => Some(above(None, None, Some(0.5))),
             Self::ErrorRatio

@@ -253,6 +253,10 @@ pub struct State {
     pub resuming: bool,
     /// Anything may have been sent.
     pub sent_anything: bool,
+    /// The probe has been passed.
+    pub probed: bool,
+    /// The highest second of ours with every guard good.
+    pub proven: Rate,
     /// The highest rate achieved before a breach, the lowest such one.
     pub broken: Option<Rate>,
     /// When back-off was entered, each time.
@@ -330,6 +334,8 @@ impl State {
             capped: settings.share_max < Share::ONE,
             resuming: false,
             sent_anything: false,
+            probed: false,
+            proven: Rate::ZERO,
             broken: None,
             entries: Vec::new(),
             cuts: 0,

@@ -75,7 +75,13 @@ fn baseline(c: &mut Change, in_phase: Duration) {
         Baseline::Missing(guard) => return c.abort(Cause::NoBaseline(guard)),
         Baseline::Abnormal(guard) => return c.abort(Cause::Abnormal(guard)),
         Baseline::Pending => return give_up(c, in_phase),
-        Baseline::Ready if !all_startable(c) => return give_up(c, in_phase),
+        Baseline::Ready if !all_startable(c) => {
+            c.begin_step();
+            return give_up(c, in_phase);
+        }
+        // One good reading after none is not health; and a person who said pause is not asked to say it again.
+        Baseline::Ready if c.now().since(c.state.step_began) < c.settings.preflight_clean => return,
+        Baseline::Ready if c.inputs.order == Order::Pause => return give_up(c, in_phase),
         Baseline::Ready => {}
     }
     let probe = c.settings.probe_share.min(c.state.share_cap);
@@ -103,7 +109,9 @@ fn leave_baseline(c: &mut Change, probe: Share) {
     if c.state.resuming {
         c.state.resuming = false;
         c.state.share = probe;
-        c.enter(Phase::Recover);
+        // A pause is no way around the probe and its proof.
+        let proved = c.state.probed || !c.settings.lead_in;
+        c.enter(if proved { Phase::Recover } else { Phase::Probe });
     } else if c.settings.lead_in {
         c.state.share = probe;
         c.state.sent_anything = true;
@@ -124,7 +132,7 @@ fn start_measure(c: &mut Change) {
 }
 
 /// Whether enough of what the plan offered since the step began was really sent.
-fn achieved(c: &Change) -> bool {
+pub(super) fn achieved(c: &Change) -> bool {
     let sent = c.inputs.sent.saturating_sub(c.state.step_counts.0);
     let offered = c.inputs.offered.saturating_sub(c.state.step_counts.1);
     let due = c.inputs.due.saturating_sub(c.state.step_counts.2);
@@ -144,6 +152,7 @@ fn probe(c: &mut Change, in_phase: Duration) {
     let visible = c.inputs.visible != Some(false);
     let free = c.inputs.order == Order::Go && has_room(c);
     if seen && visible && free && all_good(c) && achieved(c) {
+        c.state.probed = true;
         c.enter(Phase::Ramp);
         grow(c, c.settings.step);
     } else if !visible && in_phase >= c.settings.visible_within {
@@ -173,7 +182,7 @@ fn step_proved(c: &mut Change) -> bool {
     if c.now().since(c.state.step_began) < c.settings.step_hold || !has_room(c) {
         return false;
     }
-    let proved = c.state.step_clean && achieved(c);
+    let proved = c.state.step_clean && achieved(c) && c.inputs.visible != Some(false);
     if !proved {
         c.begin_step();
     }
@@ -201,11 +210,12 @@ fn recover(c: &mut Change) {
 }
 
 fn leave_hold(c: &mut Change, from: HeldFrom, in_phase: Duration) {
-    // A person who froze the rate is the one to let it go.
-    if c.inputs.order == Order::Freeze {
+    // A person who froze the rate is the one to let it go; but a freeze does not outlast bad news.
+    let frozen = c.inputs.order == Order::Freeze;
+    if frozen && all_good(c) {
         return;
     }
-    if all_clean(c) {
+    if all_clean(c) && !frozen {
         // What a hold froze below the cap grows back like any growth.
         let below = c.state.share < c.state.share_cap;
         let to = match from {

@@ -121,7 +121,7 @@ pub(super) fn finish(c: &mut Change) -> bool {
     let Some(finish) = c.inputs.finish.filter(|_| running) else { return false };
     c.state.share = Share::ZERO;
     // Cut short is not complete, whatever was sent until then went well.
-    c.state.capped |= !matches!(finish, super::inputs::Finish::TraceEnd | super::inputs::Finish::Duration);
+    c.state.capped |= finish != super::inputs::Finish::TraceEnd;
     c.effects.push(Effect::StopSending);
     c.enter(Phase::Draining);
     true
@@ -217,7 +217,9 @@ fn cut_again(c: &mut Change) -> bool {
             (Some(v), Some(b)) => view.level == Level::BackOff && spec.thresholds.is_worse(v, b),
             // Blind where it could see at the cut: no gentler than worse.
             (None, Some(_)) => view.level == Level::NoData && spec.required && spec.harm,
-            (Some(_) | None, None) => false,
+            // It had nothing to say at the cut and has now.
+            (Some(_), None) => view.level == Level::BackOff && spec.origin != Origin::Local,
+            (None, None) => false,
         };
         local || worse
     });
@@ -229,7 +231,12 @@ fn cut_again(c: &mut Change) -> bool {
 /// Halves what was achieved. `entry` enters back-off and counts; otherwise it is a further cut inside.
 pub(super) fn cut(c: &mut Change, guard: Option<usize>, entry: bool) {
     let from = c.state.allowed();
-    begin_experiment(c, guard);
+    if let Some(guard) =
+        guard.filter(|g| c.inputs.guards.get(*g).is_some_and(|v| v.reading.value().is_some()))
+    {
+        // A cut for blindness says nothing about harm, so nothing can be learnt from it.
+        begin_experiment(c, guard);
+    }
     let achieved = achieved_share(c);
     let to = achieved.halved();
     note_broken(c);
@@ -333,7 +340,8 @@ pub(super) fn order(c: &mut Change) -> bool {
             c.enter(Phase::Paused);
             true
         }
-        (Order::Go | Order::Freeze, Phase::Paused) => {
+        // Only the word to go on goes on: a freeze given to a paused run does not start it.
+        (Order::Go, Phase::Paused) => {
             c.state.resuming = true;
             c.enter(Phase::Preflight);
             true

@@ -102,6 +102,7 @@ fn at(phase: Phase, share: f64) -> State {
         step_began: t,
         cut_at: t,
         sent_anything: phase.is_sending(),
+        probed: phase.is_sending() && phase != Phase::Probe,
         measuring: phase == Phase::Measure,
         step_counts: (100_000, 100_000, 100_000),
         lead_in_began: t,
@@ -471,6 +472,9 @@ fn ours_shrinks_at_once_when_users_arrive_and_grows_back_step_by_step() {
     let tick = |state: &State, ms: u64, users: u64| {
         let mut i = inputs(ms, FINE);
         i.organic = Some(Rate::per_sec(users));
+        // All of what is allowed is sent; what was sent before bounds what may come back.
+        let sent = (state.allowed().as_f64() * 1_000.0) as u64;
+        (i.sent_1s, i.due_1s) = (sent, 1_000);
         step(&s, state, &i)
     };
     for (ms, users, ceiling) in [(100_100, 200, 1_000), (100_200, 700, 500), (100_300, 1_300, 0)] {
@@ -492,6 +496,54 @@ fn ours_shrinks_at_once_when_users_arrive_and_grows_back_step_by_step() {
         }
     }
     assert_eq!(seen, [0, 100, 200].map(Rate::per_sec), "25 s");
+}
+
+#[test]
+fn in_a_valley_users_who_leave_make_no_room_for_more_than_was_ever_sent() {
+    let s = beside_users(1_200, 900);
+    let mut state =
+        State { organic_cap: Share::from_f64(0.3), proven: Rate::per_sec(300), ..at(Phase::Measure, 1.0) };
+    for ms in (100_100..200_000).step_by(100) {
+        let mut i = inputs(ms, FINE);
+        (i.organic, i.sent_1s, i.due_1s, i.due) = (Some(Rate::ZERO), 3, 10, 100_000 + (ms - 100_000) / 100);
+        (i.sent, i.offered) = (i.due, i.due);
+        state = step(&s, &state, &i).0;
+    }
+    assert_eq!(state.organic_cap, Share::from_f64(0.375), "a quarter above the best second of 300/s");
+}
+
+#[test]
+fn a_pause_is_no_way_around_the_probe() {
+    let s = settings();
+    let mut i = inputs(100_100, FINE);
+    (i.order, i.visible) = (Order::Pause, Some(false));
+    let mut state = step(&s, &at(Phase::Probe, 0.01), &i).0;
+    assert_eq!(state.phase, Phase::Paused);
+    i.order = Order::Freeze;
+    assert_eq!(step(&s, &state, &i).0.phase, Phase::Paused, "a freeze starts nothing");
+    for tick in 0..400 {
+        let mut i = inputs(100_200 + tick * 100, FINE);
+        i.visible = Some(false);
+        state = step(&s, &state, &i).0;
+        assert!(!matches!(state.phase, Phase::Recover | Phase::Ramp | Phase::Measure), "{:?}", state.phase);
+    }
+    assert_eq!(state.terminal.and_then(Terminal::cause), Some(Cause::NotVisible));
+    // And an order to pause before anything was sent keeps it so.
+    let mut i = inputs(125_000, FINE);
+    i.order = Order::Pause;
+    assert_eq!(step(&s, &at(Phase::Baseline, 0.0), &i).0.phase, Phase::Baseline);
+}
+
+#[test]
+fn a_freeze_does_not_outlast_bad_news() {
+    let mut i = inputs(401_000, [Level::Hold, Level::Good]);
+    i.order = Order::Freeze;
+    assert_eq!(step(&settings(), &at(Phase::Hold(HeldFrom::Measure), 0.5), &i).0.phase, Phase::BackOff);
+    i.guards = FINE.map(view).to_vec();
+    assert_eq!(
+        step(&settings(), &at(Phase::Hold(HeldFrom::Measure), 0.5), &i).0.phase,
+        Phase::Hold(HeldFrom::Measure)
+    );
 }
 
 #[test]

@@ -5,16 +5,21 @@
 //! and it falls at once while it rises like any growth: a half step at a time, on a whole clean step.
 
 use super::guard::{Level, Origin, View};
+use super::inputs::Order;
 use super::reading::Reading;
 use super::settings::OrganicRule;
 use super::state::{Attribution, Experiment, Phase};
 use super::step::{Change, Effect};
+use super::step_edges::achieved;
 use super::step_rules::all_good;
 use crate::limits::EXPERIMENTS_MAX;
 use crate::units::{Rate, Share};
 
 /// Notes what this tick shows.
 pub(super) fn note(c: &mut Change) {
+    if c.state.phase.is_sending() && all_good(c) {
+        c.state.proven = c.state.proven.max(Rate::per_sec(c.inputs.sent_1s));
+    }
     if let Some(rule) = c.settings.organic {
         room(c, rule);
     }
@@ -34,7 +39,9 @@ pub(super) fn room_beside(target: Rate, total: Rate, organic: Rate) -> Share {
 fn room(c: &mut Change, rule: OrganicRule) {
     let (Some(total), Some(organic)) = (rule.hold_total, c.inputs.organic) else { return };
     let (from, room) = (c.state.organic_cap, room_beside(c.settings.target, total, organic));
-    let to = if room <= from || !c.state.phase.is_sending() {
+    // While the share itself is lower, room more or less changes nothing that is sent.
+    let binds = c.state.share.min(c.state.share_cap) > from;
+    let to = if room <= from || !c.state.phase.is_sending() || !binds {
         room
     } else {
         // Nothing else begins a step while the trace is sent.
@@ -43,17 +50,17 @@ fn room(c: &mut Change, rule: OrganicRule) {
         }
         let since = c.state.organic_at.max(c.state.step_began);
         let long = c.now().since(since) >= c.settings.step_hold;
-        // While something else bounds the share, a rise here changes nothing; it waits for its step all the same.
-        if long && c.state.step_clean && all_good(c) {
-            from.grown(c.settings.step.halved(), room)
-        } else {
-            from
-        }
+        let growing = matches!(c.state.phase, Phase::Ramp | Phase::Measure | Phase::Recover);
+        let may = growing && c.inputs.order == Order::Go && c.state.step_clean && all_good(c) && achieved(c);
+        // In a valley of the trace a share proves little: never far above what was really sent.
+        let proven = Rate { mrps: c.state.proven.mrps.saturating_mul(5) / 4 };
+        let proven = room_beside(c.settings.target, proven, Rate::ZERO);
+        if long && may { from.grown(c.settings.step.halved(), room.min(proven.max(from))) } else { from }
     };
     if to == from {
         return;
     }
-    if to > from {
+    if to > from && binds {
         c.state.organic_at = c.now();
         c.begin_step();
     }
@@ -62,8 +69,7 @@ fn room(c: &mut Change, rule: OrganicRule) {
 }
 
 /// A cut on a slow guard is an experiment: did the guard recover within its lag?
-pub(super) fn begin_experiment(c: &mut Change, guard: Option<usize>) {
-    let Some(guard) = guard else { return };
+pub(super) fn begin_experiment(c: &mut Change, guard: usize) {
     let slow = c.settings.guards.get(guard).is_some_and(|g| g.origin != Origin::Local);
     let open = |e: &Experiment| e.guard == guard && e.verdict == Attribution::Open;
     if slow && c.state.experiments.len() < EXPERIMENTS_MAX && !c.state.experiments.iter().any(open) {

@@ -26,7 +26,7 @@ const AMPLIFICATION_SAMPLES_MIN: f64 = 20.0;
 pub struct Own {
     /// Sent.
     pub sent_rps: f64,
-    /// Of these, failed.
+    /// Of these, answered with 5xx: what the target counts as errors, too.
     pub failed_rps: f64,
 }
 
@@ -96,8 +96,12 @@ pub fn organic_ratio(errors_rps: f64, requests_rps: f64, low: Own, high: Own) ->
     if requests <= 0.0 {
         return Answer::NoData(NoData::Empty);
     }
-    let errors = (errors_rps - low.failed_rps).max(0.0);
-    Answer::number((errors / requests).min(1.0))
+    let errors = errors_rps - low.failed_rps;
+    // Less than nothing, beyond what two clocks explain: the two do not count the same thing.
+    if errors < -(low.failed_rps * 0.1 + 0.5) {
+        return Answer::NoData(NoData::Empty);
+    }
+    Answer::number((errors.max(0.0) / requests).min(1.0))
 }
 
 /// Proof of visibility and watch for amplification.
@@ -167,10 +171,10 @@ impl Visibility {
         Answer::number(((rise - 3.0 * sigma) / ours).max(0.0))
     }
 
-    /// Whether our traffic was seen.
+    /// Whether our traffic was proved to be seen, and is seen now.
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        self.proven
+        self.proven && self.streak > 0
     }
 }
 
@@ -203,11 +207,11 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             // baseline, seen, ours, proven after two polls
-            (vec![40.0, 41.0, 39.0, 40.0], 50.0, 10.0, true),
-            (vec![40.0, 41.0, 39.0, 40.0], 44.0, 10.0, false),   // less than half of ours
-            (vec![40.0, 60.0, 20.0, 40.0], 50.0, 10.0, false),   // lost in the noise of users
-            (vec![0.0, 0.0, 0.0], 10.0, 10.0, true),             // an idle night
-            (vec![0.0, 0.0, 0.0], 10.0, 0.0, false),             // not ours
+            (vec![40.0, 41.0, 39.0, 40.0, 40.0], 50.0, 10.0, true),
+            (vec![40.0, 41.0, 39.0, 40.0, 40.0], 44.0, 10.0, false),   // less than half of ours
+            (vec![40.0, 60.0, 20.0, 40.0, 40.0], 50.0, 10.0, false),   // lost in the noise of users
+            (vec![0.0; 5], 10.0, 10.0, true),                    // an idle night
+            (vec![0.0; 5], 10.0, 0.0, false),                    // not ours
             (vec![40.0], 50.0, 10.0, false),                     // no baseline
         ];
         for (baseline, seen, ours, proven) in table {
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn amplification_is_what_is_surely_more_than_ours() {
         let mut v = Visibility::new(Duration::from_secs(60));
-        (0..5).for_each(|_| v.calm(40.0));
+        (0..6).for_each(|_| v.calm(40.0));
         let value = |a: Answer| match a {
             Answer::Value { value, samples } => (value, samples),
             other => panic!("{other:?}"),
@@ -246,5 +250,9 @@ mod tests {
             Answer::NoData(NoData::Empty),
             "less than nothing"
         );
+        let failing = Own { sent_rps: 100.0, failed_rps: 50.0 };
+        let of = |errors| organic_ratio(errors, 200.0, failing, failing);
+        assert_eq!(of(20.0), Answer::NoData(NoData::Empty), "the two do not count the same errors");
+        assert_eq!(of(49.0), Answer::number(0.0), "two clocks");
     }
 }

@@ -78,6 +78,12 @@ impl BaselineRule {
         let first = t.hold.or(t.back_off).unwrap_or(limit);
         let clear = if t.side == Side::Above { first * 0.8 } else { first / 0.8 };
         t.clear = stricter(t.clear, clear);
+        // What was normal before must count as clean afterwards, or no hold would ever end.
+        let bad = if t.side == Side::Above { baseline > t.clear } else { baseline < t.clear };
+        let inside = if t.side == Side::Above { baseline < first } else { baseline > first };
+        if bad && inside {
+            t.clear = baseline + (first - baseline) / 2.0;
+        }
         t
     }
 }
@@ -121,6 +127,10 @@ mod tests {
         let half = BaselineRule { ratio: 0.8, floor: 50.0, cap: 1e9, ..rule(RelativeLevel::BackOff) };
         let t = half.apply(below, 200.0);
         assert_eq!((t.back_off, t.clear), (Some(160.0), 200.0));
+        let tight = BaselineRule { ratio: 1.1, floor: 0.0, cap: 1.0, ..rule(RelativeLevel::BackOff) };
+        let loose = Thresholds { hold: None, back_off: Some(1.0), abort: None, ..limits };
+        let t = tight.apply(Thresholds { clear: 0.8, ..loose }, 0.5);
+        assert!(t.is_clear(0.5) && !t.is_clear(0.54), "{t:?}");
     }
 
     #[test]

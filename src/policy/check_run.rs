@@ -60,6 +60,11 @@ pub(super) fn window(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Option<Win
         Some(w) => Some(rate(r, "window.expect_organic_below", w)?),
         None => None,
     };
+    if let Some(w) = t.expect_organic_below.as_ref().filter(|_| file.visibility.is_none()) {
+        let why = "users can only be counted where they are seen; add [visibility] requests";
+        r.error("G027", Some(w.span().start), "window.expect_organic_below", why);
+        return None;
+    }
     let timezone = t.timezone.get_ref().clone();
     Some(Some(Window { timezone, opens: opens?, duration, expect_organic_below }))
 }
@@ -179,6 +184,11 @@ pub(super) fn own_guards(
     }
     if let Some(v) = &file.visibility {
         let all = guards::ranged(r, "visibility.requests", &v.requests, p)?;
+        if all.range.is_zero() {
+            let why = "our own traffic can only be compared over a known range: write rate(...[1m]) and no recording rule";
+            r.error("G006", Some(v.requests.span().start), "visibility.requests", why);
+            return None;
+        }
         let organic = match &v.organic {
             Some(w) => Some(guards::ranged(r, "visibility.organic", w, p)?),
             None => None,

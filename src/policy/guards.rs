@@ -126,6 +126,11 @@ fn relative(
         Side::Above => table.ratio > 1.0 && table.ratio <= 100.0,
         Side::Below => table.ratio > 0.0 && table.ratio < 1.0,
     };
+    if from == Some(BaselineFrom::Before) && table.abnormal_ratio.is_some() {
+        let why = "abnormal_ratio compares with other weeks; with baseline = \"before\" there is nothing to compare";
+        r.error("G010", Some(at), key, why);
+        return None;
+    }
     let abnormal_ratio = table.abnormal_ratio.unwrap_or(3.0);
     let Some(from) = from.filter(|_| good_ratio && floor <= cap && abnormal_ratio > 1.0) else {
         let why = "baseline is \"before\", \"offset 1w\", \"offset 2w\" or \"offset 3w\"; ratio is above 1 (below 1 for *_below); floor is at most cap; abnormal_ratio is above 1";
@@ -295,6 +300,24 @@ pub(super) fn query(
     let ((query, poll_default, behind), thresholds) = (source?, limits?);
     let Times { poll, timeout, clear_for } = times(r, &name, t, poll_default)?;
     let (confirm, confirm_of) = confirm(r, &name, t)?;
+    if !baselines.is_empty() && !matches!(query, GuardQuery::Prometheus(_)) {
+        r.error(
+            "G010",
+            Some(at),
+            &name,
+            "a limit relative to a baseline needs a guard with expr: only Prometheus knows the past",
+        );
+        return None;
+    }
+    let slow = poll * u32::from(confirm);
+    if slow > Duration::from_secs(60) {
+        let why = format!(
+            "confirming takes {}: harm for more than a minute before anything happens",
+            show_duration(slow)
+        );
+        r.error("G016", Some(at), &format!("{name}: confirm"), why);
+        return None;
+    }
     let min_samples = min_samples(r, &name, t, &query)?;
     let lag = behind + poll + timeout;
     let organic = t.organic.unwrap_or(match &query {
@@ -406,6 +429,12 @@ fn source(
         let prometheus = asked(r, name, at, prometheus)?;
         let errors = ranged(r, &format!("{name}: errors"), errors, prometheus)?;
         let requests = ranged(r, &format!("{name}: requests"), requests, prometheus)?;
+        if errors.range.is_zero() || requests.range.is_zero() {
+            let why =
+                "ours can only be subtracted over a known range: write rate(...[1m]) and no recording rule";
+            r.error("G006", Some(at), name, why);
+            return None;
+        }
         let behind = prometheus.scrape_interval + errors.range.max(requests.range);
         return Some((GuardQuery::Subtract { errors, requests }, poll_of(prometheus), behind));
     }

@@ -169,6 +169,21 @@ fn times(r: &mut Reader<'_>, policy: &Policy) {
             );
         }
     }
+    if let Some(aftercare) = words.aftercare.filter(|a| *a < lag && !policy.is_loopback_only()) {
+        let why = format!(
+            "{} is below L = {}: harm would show after nobody looks",
+            show_duration(aftercare),
+            show_duration(lag)
+        );
+        r.error("G007", None, "governor.aftercare", why);
+    }
+    if policy.drill_max_age.is_some_and(|d| d.is_zero()) {
+        r.error("G010", None, "drill.max_age", "must be above 0, such as \"30d\"");
+    }
+    if policy.guards.iter().any(|g| !g.baselines.is_empty()) && policy.metrics_listen.is_none() {
+        let why = "without our own metrics page (scraped by that Prometheus) this run becomes part of later baselines; add [metrics] listen";
+        r.warn("G015", None, "metrics.listen", why);
+    }
     if words.preflight_max.is_some_and(|p| p < lag) {
         r.error("G007", None, "governor.preflight_max", format!("is below L = {}", show_duration(lag)));
     }
@@ -208,10 +223,7 @@ fn production(r: &mut Reader<'_>, policy: &Policy) {
             GuardQuery::Prometheus(q) => q.text.as_str(),
             _ => "",
         };
-        g.spec.unit == "seconds"
-            || text.contains("_bucket")
-            || text.contains("histogram_")
-            || text.contains("duration")
+        g.spec.unit == "seconds" || text.contains("_bucket") || text.contains("histogram_")
     };
     let names = [sources::VISIBILITY];
     let visible = policy.guards.iter().any(|g| names.contains(&g.spec.name.as_str()));
@@ -247,6 +259,12 @@ fn production(r: &mut Reader<'_>, policy: &Policy) {
             "visibility.requests",
             "a production policy proves that its guards see what we send: add [visibility] requests",
         ),
+        (
+            policy.metrics_listen.is_some(),
+            "G012",
+            "metrics.listen",
+            "a production policy exports that it runs, so that runs from other hosts stay away and baselines leave it out: add [metrics] listen and have it scraped",
+        ),
         (policy.kill_file.is_some(), "G012", "stop.kill_file", "a production policy needs a kill file"),
         (policy.owner.is_some(), "G012", "owner", "a production policy names who answers for it"),
         (
@@ -272,6 +290,20 @@ fn production(r: &mut Reader<'_>, policy: &Policy) {
         if !fine {
             r.error(id, None, key, why);
         }
+    }
+    let words = &policy.governor;
+    let longest = [("no_data_abort", words.no_data_abort, 120), ("hold_max", words.hold_max, 900)];
+    for (key, value, most) in longest {
+        if let Some(value) = value.filter(|v| v.as_secs() > most) {
+            let why = format!(
+                "{} is above {most} s: bad news would stand that long at full rate",
+                show_duration(value)
+            );
+            r.error("G019", None, &format!("governor.{key}"), why);
+        }
+    }
+    if words.backoff_window.is_some_and(|w| w.as_secs() < 60) {
+        r.error("G019", None, "governor.backoff_window", "is below 1m: flapping would never be seen as such");
     }
     let floor = policy.guards.iter().any(|g| g.spec.thresholds.side == Side::Below && !is_own(g));
     if !floor {

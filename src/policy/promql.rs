@@ -162,6 +162,8 @@ struct Walk {
     filled: bool,
     /// Left of a division.
     numerator: bool,
+    /// Metrics whose freshness was not asked for, because they may be a subset of another.
+    skipped: Vec<String>,
     selectors: usize,
     unmarked: usize,
     shifted: bool,
@@ -246,7 +248,18 @@ impl Walk {
             let left = self.visit(&b.lhs);
             (self.optional, self.numerator) = (before, numerator);
             left?;
-            return self.visit(&b.rhs);
+            let above = std::mem::take(&mut self.skipped);
+            let names = self.metrics.len();
+            self.visit(&b.rhs)?;
+            // A subset of what is below is as fresh as that. Another metric is another exporter: it must be fresh itself.
+            let below: Vec<String> =
+                self.metrics.iter().skip(names).map(|n| base_name(n).to_owned()).collect();
+            for name in above {
+                if !below.iter().any(|b| b == base_name(&name)) {
+                    self.freshness.push(name);
+                }
+            }
+            return Ok(());
         }
         self.visit(&b.lhs)?;
         self.visit(&b.rhs)
@@ -254,7 +267,10 @@ impl Walk {
 
     fn selector(&mut self, v: &VectorSelector) -> Result<(), BadQuery> {
         self.selectors += 1;
-        let empty = |m: &promql_parser::label::Matcher| m.op == MatchOp::Equal && m.value.is_empty();
+        // An empty label of another kind (pod="") says nothing about marked traffic.
+        let empty = |m: &promql_parser::label::Matcher| {
+            m.op == MatchOp::Equal && m.value.is_empty() && m.name.contains("replay")
+        };
         self.unmarked += usize::from(v.matchers.matchers.iter().any(empty));
         self.shifted |= v.offset.is_some() || v.at.is_some();
         self.metrics.extend(v.name.clone());
@@ -271,12 +287,19 @@ impl Walk {
                 self.warnings.push(("G005", why.to_owned()));
             }
         }
-        if !self.optional {
+        if self.optional {
+            self.skipped.extend(v.name.clone());
+        } else {
             let plain = VectorSelector { offset: None, at: None, ..v.clone() };
             self.freshness.push(plain.to_string());
         }
         Ok(())
     }
+}
+
+/// A histogram's name without the part that says which of its series it is.
+fn base_name(name: &str) -> &str {
+    ["_bucket", "_count", "_sum"].iter().find_map(|s| name.strip_suffix(s)).unwrap_or(name)
 }
 
 /// Whether the selector inside names something that is no counter.
@@ -325,8 +348,15 @@ mod tests {
         let q = check(r#"(sum(rate(req{code=~"5.."}[1m])) or vector(0)) / sum(rate(req[2m] offset 1m))"#)
             .unwrap();
         assert_eq!((q.range, q.freshness), (Duration::from_secs(120), vec!["req".to_owned()]));
-        let q = check(r#"1 - sum(rate(b{le="0.5"}[1m])) / sum(rate(c{job="x"}[1m]))"#).unwrap();
-        assert_eq!(q.freshness, [r#"c{job="x"}"#]);
+        let q = check(r#"1 - sum(rate(d_bucket{le="0.5"}[1m])) / sum(rate(d_count{job="x"}[1m]))"#).unwrap();
+        assert_eq!(q.freshness, [r#"d_count{job="x"}"#]);
+        let q = check("(sum(rate(app_errors_total[1m])) or vector(0)) / sum(rate(edge_requests_total[1m]))")
+            .unwrap();
+        assert_eq!(
+            q.freshness,
+            ["app_errors_total", "edge_requests_total"],
+            "two exporters, two that may die"
+        );
         let q = check("histogram_quantile(0.95, sum by (le) (rate(b[1m])))").unwrap();
         assert_eq!(q.freshness, ["b"]);
     }

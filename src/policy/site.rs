@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::Policy;
 use super::target::AllowList;
 use crate::govern::budget::BudgetLimits;
-use crate::units::{Rate, parse_bytes, parse_duration};
+use crate::units::{Rate, parse_bytes, parse_duration, show_duration};
 
 /// The file as it is written.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -132,6 +132,9 @@ impl SiteLimits {
         low("max_new_connections_per_s", &mut rate.max_new_connections, self.max_new_connections);
         if let Some(site) = self.max_in_flight {
             // "auto" could become more than the site allows, so it is fixed here too.
+            if site < rate.max_in_flight.unwrap_or(u64::MAX) && site < rate.in_flight_ceiling {
+                said.push(format!("max_in_flight → {site}"));
+            }
             rate.in_flight_ceiling = rate.in_flight_ceiling.min(site);
         }
         if let Some(site) = self.max_mbit_per_s.filter(|s| rate.max_mbit_per_s.is_none_or(|m| *s < m)) {
@@ -144,7 +147,16 @@ impl SiteLimits {
                 limits: BudgetLimits::default(),
                 period: Duration::from_secs(86_400),
             });
+            // The site's amount is per day, whatever period a policy chose for its own.
+            rule.period = rule.period.max(Duration::from_secs(86_400));
+            let before = rule.limits;
             rule.limits = rule.limits.lowered(site);
+            if rule.limits != before {
+                said.push(format!("bytes_received → {bytes} bytes"));
+            }
+        }
+        if let Some(site) = self.max_duration {
+            said.push(format!("longest run → {}", show_duration(site)));
         }
         policy.duration_max = match (policy.duration_max, self.max_duration) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -158,6 +170,7 @@ impl SiteLimits {
             }
         }
         if let Some(targets) = &self.targets {
+            said.push("targets → those that the site lists too".to_owned());
             policy.allow = policy.allow.clone().under(targets.clone());
         }
         said

@@ -65,6 +65,11 @@ pub(super) fn alerts(r: &mut Reader<'_>, name: &str, at: usize, t: &GuardTable) 
     }
     if t.liveness.is_none() {
         let why = "no alert is healthy only while alerting works, and nothing proves that it does; add liveness = 'ALERTS{alertname=\"Watchdog\",alertstate=\"firing\"}'";
+        if t.required.unwrap_or(true) {
+            // Without liveness it never has data, and a required guard without data lets nothing start.
+            r.error("G025", Some(at), &format!("{name}: alerts"), why);
+            return None;
+        }
         r.warn("G025", Some(at), &format!("{name}: alerts"), why);
     }
     let liveness = match &t.liveness {

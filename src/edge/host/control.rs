@@ -109,10 +109,11 @@ impl Control {
                 if inside.load(Ordering::SeqCst) {
                     return;
                 }
-                if let Ok(stream) = stream {
-                    // A client that goes away in the middle has changed nothing.
-                    let _gone = serve(&stream, &orders, &latch, &status).is_err();
-                }
+                let Ok(stream) = stream else { continue };
+                let (orders, latch, status) = (orders.clone(), latch.clone(), Arc::clone(&status));
+                // A thread each, so that a client that drips cannot keep `stop` waiting. One that goes away in the
+                // middle has changed nothing.
+                std::thread::spawn(move || drop(serve(&stream, &orders, &latch, &status)));
             }
         })?;
         Ok(Self { path, ended, thread: Some(thread) })
@@ -174,7 +175,9 @@ pub fn running() -> Vec<(String, PathBuf)> {
     let mut out = Vec::new();
     for entry in folders().iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|e| e == "sock") {
+        // A socket that nobody listens at is left from a run that was killed.
+        let alive = || UnixStream::connect(&path).is_ok();
+        if path.extension().is_some_and(|e| e == "sock") && alive() {
             let id = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
             out.push((id, path));
         }

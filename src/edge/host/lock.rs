@@ -30,7 +30,7 @@ pub fn acquire(target: &str) -> anyhow::Result<RunLock> {
         Ok(()) => Ok(RunLock { _file: file }),
         Err(TryLockError::WouldBlock) => {
             anyhow::bail!(
-                "another run against {target} is under way on this host (it holds {show}); wait for it or stop it"
+                "another run (lock: {target}) is under way on this host (it holds {show}); wait for it or stop it"
             )
         }
         Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {show}")),

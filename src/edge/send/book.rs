@@ -262,6 +262,7 @@ impl Inner {
                 let blocked = matches!(status, 401 | 403) && o.expected != Some(status);
                 failed = refused;
                 counts.refused += u64::from(refused);
+                counts.server_errors += u64::from(status >= 500);
                 counts.blocked += u64::from(blocked);
                 counts.unexpected += u64::from(!is_expected(o.expected, status));
             }

@@ -67,6 +67,8 @@ impl Board {
 /// What a poller needs.
 #[derive(Debug, Clone)]
 pub struct PollContext {
+    /// Whether our own metrics are exported: then they must be seen, too.
+    pub exported: bool,
     /// Where samples go.
     pub board: Board,
     /// Clock of the run.
@@ -126,11 +128,7 @@ pub async fn ask(
         GuardQuery::Organic { query, subtract } => p.organic(query, *subtract, now).await,
         GuardQuery::Alerts(query) => p.alerts(query).await,
         GuardQuery::StopQuery(text) => p.instant(text).await,
-        GuardQuery::OtherRuns => {
-            let (target, run) = (quoted(&c.target), quoted(&c.run));
-            p.instant(&format!("count(replay_run_active{{target={target},run!={run}}} == 1) or vector(0)"))
-                .await
-        }
+        GuardQuery::OtherRuns => p.other_runs().await,
         GuardQuery::Labels(expect) => p.labels(expect).await,
     }
 }
@@ -259,6 +257,21 @@ impl Asker<'_> {
             Answer::Value { .. } | Answer::NoData(NoData::Empty) => Answer::NoData(NoData::Stale),
             other => other,
         }
+    }
+
+    /// Runs of others on this target. Where we export that we are one, this Prometheus must see it: one that does
+    /// not would not see the others either.
+    async fn other_runs(&self) -> Answer {
+        let (target, run) = (quoted(&self.c.target), quoted(&self.c.run));
+        if self.c.exported {
+            match self.instant(&format!("count(replay_run_active{{target={target},run={run}}})")).await {
+                Answer::Value { .. } => {}
+                Answer::NoData(NoData::Empty) => return Answer::NoData(NoData::Stale),
+                other => return other,
+            }
+        }
+        self.instant(&format!("count(replay_run_active{{target={target},run!={run}}} == 1) or vector(0)"))
+            .await
     }
 
     /// The labels of the Prometheus itself, or else of what it scrapes.
