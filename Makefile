@@ -23,7 +23,7 @@ lint: ## formatting, clippy and documentation, all warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
 
 test: servers lint ## everything: lint, unit and property tests, real servers on loopback
-	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --release
+	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast
 	cd tests/loom && $(CARGO) test --locked --release
 
 bench: ## send accuracy and cost against a loopback server, with ratios

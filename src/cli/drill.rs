@@ -28,7 +28,7 @@ use crate::policy::Policy;
 use crate::policy::settings::{LeadIn, local_guards};
 use crate::policy::target::Target;
 use crate::report::json::Report;
-use crate::units::{Rate, RunTime, Scale, Speed, WallTime, show_duration};
+use crate::units::{Rate, RunTime, Scale, Share, Speed, WallTime, show_duration};
 
 /// Rate of a drill whatever the policy would allow.
 const RATE_MAX: Rate = Rate::per_sec(10);
@@ -248,7 +248,8 @@ impl DrillArgs {
             Refusal::Usage(e) => e,
             Refusal::Refused(why) => anyhow::anyhow!(why),
         })?;
-        // A drill never leaves the probe.
+        // A drill never leaves the probe, and all of its few requests a second are the probe.
+        prepared.settings.probe_share = Share::ONE;
         prepared.settings.lag = PATIENCE * 10;
         prepared.settings.visible_within = PATIENCE * 10;
         prepared.settings.probe_max = PATIENCE * 10;

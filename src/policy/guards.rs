@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::check::Reader;
 use super::file::{BaselineTable, GuardTable, Limit, LocalTable, Word};
 use super::promql::Query;
-use super::{BaselineFrom, BaselineRule, GuardQuery, Prometheus, QueryGuard, RelativeLevel, sources};
+use super::{BaselineFrom, BaselineRule, GuardQuery, Prometheus, QueryGuard, RelativeLevel, promql, sources};
 use crate::govern::guard::{GuardSpec, Origin, Side, Thresholds};
 use crate::govern::local_rules::LocalMetric;
 use crate::limits::QUERY_TIMEOUT;
@@ -427,8 +427,14 @@ fn source(
     }
     if let (Some(errors), Some(requests)) = (&t.errors, &t.requests) {
         let prometheus = asked(r, name, at, prometheus)?;
-        let errors = ranged(r, &format!("{name}: errors"), errors, prometheus)?;
-        let requests = ranged(r, &format!("{name}: requests"), requests, prometheus)?;
+        let mut requests = ranged(r, &format!("{name}: requests"), requests, prometheus)?;
+        let errors = match promql::check_errors(errors.get_ref(), &mut requests) {
+            Ok(query) => query,
+            Err(e) => {
+                r.error(e.id, Some(errors.span().start), &format!("{name}: errors"), e.why);
+                return None;
+            }
+        };
         if errors.range.is_zero() || requests.range.is_zero() {
             let why =
                 "ours can only be subtracted over a known range: write rate(...[1m]) and no recording rule";

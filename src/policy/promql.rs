@@ -80,6 +80,27 @@ pub fn check(text: &str) -> Result<Query, BadQuery> {
     })
 }
 
+/// Checks a query of failing requests, which may be absent on a healthy day: `... or vector(0)` is allowed around
+/// all of it. Its freshness is that of `requests`, and its own where it comes from another metric.
+///
+/// # Errors
+/// [`BadQuery`].
+pub fn check_errors(text: &str, requests: &mut Query) -> Result<Query, BadQuery> {
+    let parsed = promql_parser::parser::parse(text);
+    let whole = match parsed.as_ref().map(inner) {
+        Ok(Expr::Binary(b)) if b.op.id() == T_LOR && is_vector_literal(&b.rhs) => b.lhs.to_string(),
+        _ => text.to_owned(),
+    };
+    let mut query = check(&whole)?;
+    query.text = text.trim().to_owned();
+    for name in &query.metrics {
+        if !requests.metrics.iter().any(|m| base_name(m) == base_name(name)) {
+            requests.freshness.push(name.clone());
+        }
+    }
+    Ok(query)
+}
+
 /// The denominator of the fraction that the query is, as a number of requests.
 fn samples(expr: &Expr) -> Option<String> {
     let Expr::Binary(b) = inner(expr) else { return None };
@@ -359,6 +380,22 @@ mod tests {
         );
         let q = check("histogram_quantile(0.95, sum by (le) (rate(b[1m])))").unwrap();
         assert_eq!(q.freshness, ["b"]);
+    }
+
+    #[test]
+    fn failing_requests_may_be_absent() {
+        let mut requests = check("sum(rate(r_total[1m]))").unwrap();
+        let errors =
+            check_errors("(sum(rate(r_total{code=~\"5..\"}[1m])) or vector(0))", &mut requests).unwrap();
+        assert!(errors.text.contains("or vector(0)") && errors.range == Duration::from_secs(60));
+        assert_eq!(requests.freshness, ["r_total"]);
+        check_errors("sum(rate(failures_total[1m])) or vector(0)", &mut requests).unwrap();
+        assert_eq!(requests.freshness, ["r_total", "failures_total"], "another metric may die alone");
+        assert_eq!(
+            check_errors("sum(rate(x_total[1m])) > 5 or vector(0)", &mut requests).unwrap_err().id,
+            "G003"
+        );
+        assert_eq!(check_errors("a or b", &mut requests).unwrap_err().id, "G004");
     }
 
     #[test]

@@ -167,22 +167,33 @@ pub struct Prometheus {
 
 impl Prometheus {
     pub fn start(dir: &Path, target: u16) -> Option<Self> {
+        Self::start_with(dir, &[target], "2s", "")
+    }
+
+    /// Scrapes `targets` every `scrape`, with `rules` (groups of a rule file, or nothing). External label: cluster =
+    /// "test".
+    pub fn start_with(dir: &Path, targets: &[u16], scrape: &str, rules: &str) -> Option<Self> {
         let (program, port) = (tool("prometheus")?, free_port());
+        let targets: Vec<String> = targets.iter().map(|t| format!("'127.0.0.1:{t}'")).collect();
+        fs::write(dir.join("rules.yml"), if rules.is_empty() { "groups: []\n" } else { rules }).unwrap();
         let conf = format!(
-            "global:\n  scrape_interval: 2s\n  scrape_timeout: 1s\nscrape_configs:\n  - job_name: shop\n    static_configs:\n      - targets: ['127.0.0.1:{target}']\n"
+            "global:\n  scrape_interval: {scrape}\n  scrape_timeout: {scrape}\n  evaluation_interval: 1s\n  external_labels:\n    cluster: test\n\
+             rule_files: [rules.yml]\nscrape_configs:\n  - job_name: shop\n    static_configs:\n      - targets: [{}]\n",
+            targets.join(", ")
         );
         let path = dir.join("prometheus.yml");
         fs::write(&path, conf).unwrap();
         let args = [
             format!("--config.file={}", path.display()),
             format!("--storage.tsdb.path={}", dir.join("tsdb").display()),
+            "--storage.tsdb.retention.time=100d".to_owned(),
             format!("--web.listen-address=127.0.0.1:{port}"),
         ];
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let process = Process::start(&program, &args, &dir.join("prometheus.out"));
         wait_for_port(port);
         let me = Self { process, port };
-        wait_until("the first scrape", Duration::from_secs(30), || me.query("up").contains("\"1\""));
+        wait_until("the first scrape", Duration::from_secs(30), || me.query("up").contains("\"value\""));
         Some(me)
     }
 
