@@ -196,6 +196,8 @@ impl Governor {
             silent: Duration::ZERO,
             connections: 0,
         };
+        // What the guards said when it was decided, not what they say when the last answer is in.
+        let mut evidence: Option<Vec<View>> = None;
         let (mut timeline, mut told, mut row) = (Vec::new(), Vec::new(), Row::default());
         let clock = self.shared.clock;
         let (mut due, mut last) = (clock.now(), (clock.now(), wall()));
@@ -216,6 +218,9 @@ impl Governor {
                 // A cut is judged by what comes after it.
                 watch.window.forget();
             }
+            if effects.contains(&Effect::Latch) {
+                evidence.get_or_insert_with(|| inputs.guards.clone());
+            }
             told.extend(effects.iter().map(|e| Told { at: now, effect: *e, views: inputs.guards.clone() }));
             self.row(&mut row, &mut timeline, flow, &state, &mut watch, now);
             let grant = state.grant(&self.settings, now);
@@ -232,6 +237,7 @@ impl Governor {
                 let terminal =
                     state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
                 let worst = watch.guards.iter().map(Guard::worst).collect();
+                let views = evidence.unwrap_or(views);
                 return GovernorEnd { terminal, state, timeline, told, worst, views, journal_error };
             }
         }
