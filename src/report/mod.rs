@@ -10,4 +10,5 @@ pub mod json;
 pub mod live;
 pub mod picture;
 pub mod svg;
+mod svg_scale;
 pub mod text;
