@@ -133,7 +133,7 @@ fn a_dry_run_tells_and_sends_nothing() {
 #[test]
 fn the_readme_is_true() {
     let dir = tempfile::tempdir().unwrap();
-    for folder in ["captures", "policies"] {
+    for folder in ["captures", "policies", "policies/scenarios"] {
         let from = root().join(folder);
         fs::create_dir(dir.path().join(folder)).unwrap();
         for entry in fs::read_dir(&from).unwrap().flatten().filter(|e| e.path().is_file()) {
@@ -152,10 +152,14 @@ fn the_readme_is_true() {
         .args(["-c", &script])
         .current_dir(dir.path())
         .env("PATH", path)
+        .env("REPLAY_STATE_DIR", state_dir())
         .stdin(Stdio::null())
         .output()
         .unwrap();
     assert!(run.status.success(), "{}", text(&run));
+    for word in ["come out the same", "failed requests of users"] {
+        assert!(text(&run).contains(word), "{word} not in {}", text(&run));
+    }
     for made in ["shop.trace", "log.trace", "first/report.json", "first/journal.jsonl", "steady/report.json"]
     {
         assert!(dir.path().join(made).exists(), "{made}");
