@@ -15,6 +15,7 @@ pub mod handle;
 pub mod identity;
 pub mod journal;
 pub mod ledger;
+mod open;
 pub mod prepare;
 pub mod run;
 pub mod shared;

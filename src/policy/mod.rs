@@ -10,6 +10,7 @@ pub mod check;
 mod check_run;
 pub mod file;
 pub mod guards;
+mod limit_words;
 pub mod lint;
 pub mod packs;
 pub mod promql;
