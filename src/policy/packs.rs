@@ -195,7 +195,7 @@ pub const PACKS: &[Pack] = &[
         only: "",
         scope_labels: &["service", "app", "job"],
     },
-    // pypi.org/project/prometheus-fastapi-instrumentator: `status` is a class ("5xx") by default.
+    // prometheus-fastapi-instrumentator (Python package), README: `status` is a class ("5xx") by default.
     Pack {
         name: "http_requests_total by status",
         needs: &["http_requests_total"],
@@ -206,7 +206,7 @@ pub const PACKS: &[Pack] = &[
         only: "",
         scope_labels: &["service", "app", "job"],
     },
-    // npmjs.com/package/express-prom-bundle.
+    // express-prom-bundle (Node package), README.
     Pack {
         name: "http_request_duration_seconds by status_code (Express)",
         needs: &["http_request_duration_seconds_count"],
