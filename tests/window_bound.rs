@@ -2,9 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 
+mod support;
+
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use support::*;
 
 use replay::govern::gate::{Gate, GateLimits};
 use replay::govern::latch::Latch;
@@ -99,4 +104,66 @@ fn no_window_holds_more_than_was_earned_and_one_cap() {
         times.len()
     );
     assert_eq!(violations, 0, "worst excess {worst}");
+}
+
+/// The same at the other end of the wire: a whole run with a climb, its arrivals at a sink against the grants in its
+/// journal. Between a permit and an arrival lie our own write, the kernel and the sink's thread: that is the epsilon,
+/// and it is measured.
+#[test]
+fn at_the_sink_the_bound_holds_within_a_measured_epsilon() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sink, trace, out) = (Sink::ok(), trace_of(dir.path(), "demo.pcap"), dir.path().join("run"));
+    let folder = out.display().to_string();
+    let args = [
+        "--trace",
+        &trace,
+        "--target",
+        &sink.url(),
+        "--rate",
+        "400/s",
+        "--for",
+        "5s",
+        "--out",
+        &folder,
+        "--quiet",
+    ];
+    let done = replay(&args);
+    assert_eq!(code(&done), 0, "{}", text(&done));
+    let journal = fs::read_to_string(out.join("journal.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = journal.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let began = lines[0]["start"]["at"].as_u64().unwrap() as f64 / 1e9;
+    // Time of the run of each arrival, by the wall clock of both.
+    let (now, wall) = (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64());
+    let mut times: Vec<f64> =
+        sink.times().iter().map(|t| wall - now.duration_since(*t).as_secs_f64() - began).collect();
+    times.sort_by(f64::total_cmp);
+    let grants: Vec<(f64, f64)> = lines
+        .iter()
+        .filter_map(|l| {
+            let tick = l.get("tick")?;
+            Some((tick["inputs"]["now"].as_f64()? / 1e9, tick["grant"]["ceiling"].as_f64()? / 1e3))
+        })
+        .collect();
+    let mut sums = vec![0.0];
+    for pair in grants.windows(2) {
+        sums.push(sums[sums.len() - 1] + pair[0].1 * (pair[1].0 - pair[0].0).min(0.5));
+    }
+    let at = |t: f64| grants.partition_point(|(from, _)| *from <= t).saturating_sub(1);
+    let earned = |t: f64| sums[at(t)] + grants[at(t)].1 * (t - grants[at(t)].0).clamp(0.0, 0.5);
+    let at_arrival: Vec<f64> = times.iter().map(|t| earned(*t)).collect();
+    let (mut seed, windows, mut epsilon) = (7, 1_000_000, f64::MIN);
+    for _ in 0..windows {
+        let n = times.len() as u64;
+        let (a, b) = ((draw(&mut seed) % n) as usize, (draw(&mut seed) % n) as usize);
+        let (a, b) = (a.min(b), a.max(b));
+        let most = (at(times[a])..=at(times[b])).map(|s| cap(grants[s].1 as u64)).fold(0.0, f64::max);
+        epsilon = epsilon.max((b - a + 1) as f64 - (at_arrival[b] - at_arrival[a]) - most);
+    }
+    eprintln!(
+        "{} arrivals, {windows} windows: at most {epsilon:.1} requests over allowance and one cap",
+        times.len()
+    );
+    assert!(times.len() > 1_000, "{}", times.len());
+    // 25 ms of the highest rate for the way between permit and arrival.
+    assert!(epsilon <= 400.0 * 0.025, "{epsilon}");
 }
