@@ -24,7 +24,7 @@ lint: ## formatting, clippy and documentation, all warnings are errors
 
 test: servers lint ## everything: lint, unit and property tests, real servers on loopback
 	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast
-	cd tests/loom && $(CARGO) test --locked --release
+	$(CARGO) test --locked --profile fast -p replay-loom
 
 bench: ## send accuracy and cost against a loopback server, with ratios
 	REPLAY_SERVERS=$(SERVERS) $(CARGO) bench --locked

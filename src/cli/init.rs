@@ -181,6 +181,10 @@ impl InitArgs {
             self.prometheus.trim_end_matches('/'),
             show_duration(found.scrape)
         ));
+        if !loopback {
+            let about = "# an address that this Prometheus scrapes";
+            line(format!("metrics = {{ listen = \"127.0.0.1:9464\" }}   {about}"));
+        }
         line(format!("visibility = {{ requests = '{}' }}", pack.requests_expr(scope, &range)));
         if found.errors {
             line("[[guard]]".to_owned());
