@@ -38,6 +38,9 @@ pub fn cause_words(cause: Cause, guards: &[&GuardSpec]) -> String {
         Cause::NoBaseline(i) => {
             format!("guard {:?} has no baseline: too few points of the past, runs of ours left out", guard(i))
         }
+        Cause::Abnormal(i) if guard(i) == sources::VISIBILITY => {
+            "the visibility query showed less than expect_min_rps before anything was sent: is this the right Prometheus?".to_owned()
+        }
         Cause::Abnormal(i) => {
             format!("guard {:?} was too far from its baseline before anything was sent", guard(i))
         }
