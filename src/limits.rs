@@ -22,6 +22,9 @@ pub const BURST_MIN_REQUESTS: u64 = 16;
 /// Depth of the bucket as time at the current rate. See [`BURST_MIN_REQUESTS`].
 pub const BURST_TIME: Duration = Duration::from_millis(100);
 
+/// Time between two looks whether the policy's file was changed: for people to be told, so seconds are enough.
+pub const POLICY_LOOK: Duration = Duration::from_secs(1);
+
 // --- Governor ----------------------------------------------------------------------------------
 
 /// Time between two looks of the governor.

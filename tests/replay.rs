@@ -303,7 +303,7 @@ fn a_journal_re_decides_its_run() {
                 now = state;
                 ticks += 1;
             }
-            Line::Baseline { .. } | Line::Shifted { .. } => {}
+            Line::Baseline { .. } | Line::Shifted { .. } | Line::Noted { .. } => {}
             Line::End => ended = true,
             Line::Start { .. } => panic!("two first lines"),
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use replay::edge::clock::Clock;
 use replay::edge::host::control::Orders;
 use replay::edge::host::metrics_page::Metrics;
+use replay::edge::host::notify::Watchdog;
 use replay::edge::send::book::Beat;
 use replay::edge::watch::baseline::Baselines;
 use replay::edge::watch::poll::Board;
@@ -63,6 +64,7 @@ fn scene() -> Scene {
         orders: Orders::default(),
         metrics: Metrics::new("t:1", "t").unwrap(),
         handle: None,
+        watchdog: Watchdog::default(),
     };
     shared.ports[0].put(shared.clock.now(), Beat::default());
     let governor = Some(std::thread::spawn(move || governor.run()));

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::{backtest, init};
 use crate::edge::clock::wall;
+use crate::edge::host::clock_sync::{self, ClockSync};
 use crate::edge::host::{capacity, site_file, window};
 use crate::edge::send::look;
 use crate::edge::watch::poll::{PollContext, ask};
@@ -16,7 +18,10 @@ use crate::policy::settings::{LeadIn, govern, in_flight_max, lag, time_to_full};
 use crate::policy::target::Target;
 use crate::policy::{GuardQuery, Policy, QueryGuard};
 use crate::report::cause::limits_words;
-use crate::units::{Rate, show_duration};
+use crate::units::{Rate, WallTime, show_duration};
+
+/// A certificate that ends sooner than this is told: renewals fail on weekends, too.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Check a policy without sending load: lints, pre-flight facts, each guard asked once.
 #[derive(Debug, clap::Args)]
@@ -59,6 +64,7 @@ impl CheckArgs {
         }
         let mut fine = self.site(out, &mut policy)?;
         fine &= window_facts(out, &policy)?;
+        fine &= clock_facts(out, &policy)?;
         let peak = self.plan(out, &policy, &mut fine)?;
         if self.explain {
             explain(out, &policy, peak)?;
@@ -132,7 +138,7 @@ impl CheckArgs {
             }
         };
         if let Some(target) = &target {
-            fine &= runtime.block_on(target_facts(out, target))?;
+            fine &= runtime.block_on(target_facts(out, target, latest_end(policy)))?;
         }
         let context = init::context(policy, target.as_ref().map(target_name).unwrap_or_default())?;
         for (index, guard) in policy.guards.iter().enumerate() {
@@ -164,7 +170,49 @@ fn window_facts(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
     }
 }
 
-async fn target_facts(out: &mut impl Write, target: &Target) -> anyhow::Result<bool> {
+/// Says when the certificate ends; it must outlive the run that could end last, at `until`.
+fn certificate(out: &mut impl Write, ends: Option<WallTime>, until: WallTime) -> anyhow::Result<bool> {
+    let Some(ends) = ends else { return Ok(true) };
+    let left = Duration::from_nanos(ends.0.saturating_sub(wall().0));
+    let (date, days) = (ends.rfc3339(), left.as_secs() / 86_400);
+    writeln!(out, "  certificate valid until {} ({days} days)", date.get(..10).unwrap_or(&date))?;
+    if ends <= until {
+        let until = until.rfc3339();
+        writeln!(out, "error: the certificate ends before a run would, at {until}; renew it first")?;
+    } else if left < CERTIFICATE_SOON {
+        writeln!(out, "warning: the certificate ends in {days} days")?;
+    }
+    Ok(ends > until)
+}
+
+/// The latest moment at which a run under this policy could still send: the end of its window, else of its longest
+/// run from now on, else of a day.
+fn latest_end(policy: &Policy) -> WallTime {
+    let now = wall();
+    let opening = policy.window.as_ref().and_then(|w| window::resolve(w, now).ok());
+    let longest = policy.duration_max.unwrap_or(Duration::from_secs(86_400));
+    opening.map_or_else(|| WallTime(now.0.saturating_add(longest.as_nanos() as u64)), |o| o.end)
+}
+
+fn clock_facts(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
+    let sync = clock_sync::look();
+    let words = match &sync {
+        ClockSync::Synchronised => "synchronised".to_owned(),
+        ClockSync::Unsynchronised => "NOT synchronised".to_owned(),
+        ClockSync::Unknown(why) => format!("not known to be synchronised ({why})"),
+    };
+    writeln!(out, "clock: {words}")?;
+    let objection = clock_sync::objection(&sync, policy.prometheus.is_some());
+    match objection.filter(|_| !policy.is_loopback_only()) {
+        Some(why) => {
+            writeln!(out, "error: {why}")?;
+            Ok(false)
+        }
+        None => Ok(true),
+    }
+}
+
+async fn target_facts(out: &mut impl Write, target: &Target, until: WallTime) -> anyhow::Result<bool> {
     let tls = target.https().then(crate::edge::trust::client_config).transpose()?;
     match look::look(target, tls).await {
         Ok(seen) => {
@@ -173,6 +221,7 @@ async fn target_facts(out: &mut impl Write, target: &Target) -> anyhow::Result<b
                 let alpn = seen.alpn.as_deref().unwrap_or("none");
                 writeln!(out, "  certificate verified, {tls}, ALPN {alpn}")?;
             }
+            let certificate = certificate(out, seen.certificate_ends, until)?;
             let path: Vec<String> = seen.headers.iter().map(|(k, v)| format!("{k}: {v}")).collect();
             writeln!(
                 out,
@@ -187,7 +236,7 @@ async fn target_facts(out: &mut impl Write, target: &Target) -> anyhow::Result<b
                     "error: the target answers with X-Replay-Stop: somebody has switched replays off there"
                 )?;
             }
-            Ok(!stop)
+            Ok(!stop && certificate)
         }
         Err(error) => {
             writeln!(out, "error: target {target}: {error:#}")?;

@@ -16,6 +16,7 @@ use crate::edge::clock::{wait, wall};
 use crate::edge::host::control::Orders;
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::host::metrics_page::{Metrics, Numbers};
+use crate::edge::host::notify::Watchdog;
 use crate::edge::send::book::{Beat, Flow};
 use crate::edge::watch::poll::Board;
 use crate::govern::budget::BudgetKind;
@@ -71,6 +72,8 @@ pub struct GovernorEnd {
     pub worst: Vec<Option<f64>>,
     /// Last view of each guard.
     pub views: Vec<View>,
+    /// What was told to it in words, and when.
+    pub noted: Vec<(RunTime, String)>,
     /// Why the journal is not whole, if it is not.
     pub journal_error: Option<String>,
 }
@@ -103,6 +106,8 @@ pub struct Governor {
     pub metrics: Metrics,
     /// What a drill does to this run.
     pub handle: Option<Arc<Handle>>,
+    /// The watchdog of systemd.
+    pub watchdog: Watchdog,
 }
 
 /// Sets the latch when the governor's thread ends for whatever reason.
@@ -199,6 +204,7 @@ impl Governor {
         // What the guards said when it was decided, not what they say when the last answer is in.
         let mut evidence: Option<Vec<View>> = None;
         let (mut timeline, mut told, mut row) = (Vec::new(), Vec::new(), Row::default());
+        let mut noted = Vec::new();
         let clock = self.shared.clock;
         let (mut due, mut last) = (clock.now(), (clock.now(), wall()));
         loop {
@@ -208,8 +214,13 @@ impl Governor {
             let jump = clock_jump(last, (now, wall_now));
             last = (now, wall_now);
             due = due.plus(TICK).max(now);
+            self.watchdog.feed(now);
             let flow = self.gather(&mut watch, now);
             self.shift();
+            for what in self.shared.take_notes() {
+                self.journal.put(Line::Noted { at: now, what: what.clone() });
+                noted.push((now, what));
+            }
             let inputs = self.inputs(&mut watch, &state, now, late, jump);
             let (next, effects) = step(&self.settings, &state, &inputs);
             state = next;
@@ -238,7 +249,7 @@ impl Governor {
                     state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
                 let worst = watch.guards.iter().map(Guard::worst).collect();
                 let views = evidence.unwrap_or(views);
-                return GovernorEnd { terminal, state, timeline, told, worst, views, journal_error };
+                return GovernorEnd { terminal, state, timeline, told, worst, views, noted, journal_error };
             }
         }
     }

@@ -11,6 +11,7 @@ use anyhow::Context;
 
 use super::run::{Prepared, fresh_id};
 use crate::edge::clock::wall;
+use crate::edge::host::clock_sync;
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::host::site_file;
 use crate::edge::host::window::{self, Opening};
@@ -24,7 +25,7 @@ use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanSettings};
 use crate::policy::settings::{LeadIn, govern, hold_total as policy_hold_total, time_to_full};
 use crate::policy::target::{self, Target};
-use crate::policy::{Policy, check};
+use crate::policy::{BUILT_IN, Policy, check};
 use crate::report::dry_run::{Asked, BucketTrial};
 use crate::report::json::RunJson;
 use crate::trace::TraceEvent;
@@ -135,7 +136,7 @@ pub fn load_policy(path: &Path) -> anyhow::Result<Policy> {
 /// # Errors
 /// Never in a release: a test parses it.
 pub fn default_policy() -> anyhow::Result<Policy> {
-    check::parse(DEFAULT_POLICY, "built in").context("the built-in policy is refused")
+    check::parse(DEFAULT_POLICY, BUILT_IN).context("the built-in policy is refused")
 }
 
 /// Prepares a run.
@@ -154,6 +155,11 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let policy = &asked.policy;
     let target = target_of(asked)?;
     let opening = opening(policy)?;
+    if !target.is_loopback()
+        && let Some(why) = clock_sync::objection(&clock_sync::look(), policy.prometheus.is_some())
+    {
+        return refused(why);
+    }
     let connect_to = connect_to(asked, &target)?;
     limits(asked, &target)?;
     let mut source = FileSource::open(&asked.trace)?;
@@ -364,7 +370,7 @@ fn target_of(asked: &Request) -> Result<Target, Refusal> {
     match Target::new(url, policy.allow.clone()) {
         Ok(target) => Ok(target),
         Err(e @ target::TargetError::BadUrl { .. }) => Err(Refusal::Usage(e.into())),
-        Err(e) if policy.origin == "built in" => refused(format!(
+        Err(e) if policy.origin == BUILT_IN => refused(format!(
             "{e}. The built-in policy allows this machine only; write one for this target (see policies/production-example.toml) and give it with --policy"
         )),
         Err(e) => refused(e.to_string()),

@@ -22,6 +22,9 @@ use crate::edge::clock::{Clock, wait, wall};
 use crate::edge::host::control::Orders;
 use crate::edge::host::kill_file::{KillFile, KillWatch};
 use crate::edge::host::metrics_page::{Metrics, MetricsPage};
+use crate::edge::host::notify::Watchdog;
+use crate::edge::host::panic_stop::PanicStop;
+use crate::edge::host::policy_file::PolicyFile;
 use crate::edge::host::signals;
 use crate::edge::host::window::Opening;
 use crate::edge::watch::baseline::{self, Baselines};
@@ -33,16 +36,16 @@ use crate::govern::record::Line;
 use crate::govern::settings::Settings;
 use crate::govern::state::Attribution;
 use crate::govern::step::Effect;
-use crate::limits::{FEED_BATCHES_MAX, WORKERS_MAX};
+use crate::limits::{FEED_BATCHES_MAX, POLICY_LOOK, WORKERS_MAX};
 use crate::measure::tally::Tally;
 use crate::plan::forecast::Forecast;
 use crate::plan::stationary::Sample;
 use crate::plan::stream::{EventSource, PlanSettings, PlanStream};
-use crate::policy::Policy;
 use crate::policy::settings::{in_flight_max, local_guards};
 use crate::policy::target::Target;
+use crate::policy::{BUILT_IN, Policy};
 use crate::report::json::{AftercareJson, EventJson, Facts, Report, RunJson, report};
-use crate::units::{Rate, WallTime};
+use crate::units::{Rate, RunTime, WallTime};
 
 /// Everything a run is made of, checked.
 pub struct Prepared<S> {
@@ -125,6 +128,7 @@ pub fn run<S: EventSource + Send + 'static>(
         .with_context(|| format!("cannot create {}", folder.display()))
         .context(NotStarted)?;
     let latch = Latch::new();
+    let _panic_stop = PanicStop::watch(&latch);
     let kill_file = p.policy.kill_file.as_deref().map(|k| KillFile::new(Path::new(k))).transpose()?;
     let started = wall();
     let clock = Clock::start();
@@ -187,6 +191,7 @@ pub fn run<S: EventSource + Send + 'static>(
         orders: orders.clone(),
         metrics,
         handle: conduct.handle.clone(),
+        watchdog: Watchdog::of_environment(),
     };
     let governor = spawn("governor", move || governor.run())?;
     let sample_names = p.sample.routes().names().to_vec();
@@ -202,8 +207,10 @@ pub fn run<S: EventSource + Send + 'static>(
         &shared,
         senders,
     )?;
+    let mut policy_watch = PolicyWatch::of(&p.policy);
     while shared.stage().0 != Stage::Ended {
         wait(Duration::from_millis(100));
+        policy_watch.look(&shared);
         // Not within the call: a blocked terminal must not hold the governor's numbers.
         let now = snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         live(&now);
@@ -224,6 +231,33 @@ pub fn run<S: EventSource + Send + 'static>(
     let report = make_report(words, &p.settings, &p.forecast, end, &lead_in, &measure, &names);
     write_files(folder, &report, &lead_in, &measure)?;
     Ok(report)
+}
+
+/// Tells once that the policy's file is not what it was.
+struct PolicyWatch {
+    file: Option<PolicyFile>,
+    next: RunTime,
+}
+
+impl PolicyWatch {
+    fn of(policy: &Policy) -> Self {
+        let on_disk = policy.origin != BUILT_IN;
+        let file = on_disk.then(|| PolicyFile::new(Path::new(&policy.origin), &policy.hash));
+        Self { file, next: RunTime::START }
+    }
+
+    fn look(&mut self, shared: &Shared) {
+        let now = shared.clock.now();
+        if now < self.next {
+            return;
+        }
+        self.next = now.plus(POLICY_LOOK);
+        if let Some(what) = self.file.as_ref().and_then(PolicyFile::difference) {
+            drop(writeln!(std::io::stderr(), "replay: {what}"));
+            shared.note(what);
+            self.file = None;
+        }
+    }
 }
 
 fn spawn<T: Send + 'static>(
@@ -356,7 +390,7 @@ fn make_report(
         run,
         terminal: end.terminal,
         guards: guards.collect(),
-        events: events(&end.told, &settings.guards),
+        events: with_notes(events(&end.told, &settings.guards), &end.noted),
         aftercare: aftercare(&end),
         timeline: end.timeline,
         lead_in,
@@ -416,6 +450,14 @@ fn events(told: &[Told], guards: &[GuardSpec]) -> Vec<EventJson> {
     };
     let one = |t: &Told| words(t).map(|what| EventJson { t: (t.at.as_secs_f64() * 1e3).round() / 1e3, what });
     told.iter().filter_map(one).collect()
+}
+
+/// What was noted, among the events in the order of time.
+fn with_notes(mut events: Vec<EventJson>, noted: &[(RunTime, String)]) -> Vec<EventJson> {
+    let seconds = |at: &RunTime| (at.as_secs_f64() * 1e3).round() / 1e3;
+    events.extend(noted.iter().map(|(at, what)| EventJson { t: seconds(at), what: what.clone() }));
+    events.sort_by(|a, b| a.t.total_cmp(&b.t));
+    events
 }
 
 fn write_files(folder: &Path, report: &Report, lead_in: &Tally, measure: &Tally) -> anyhow::Result<()> {

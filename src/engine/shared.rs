@@ -76,6 +76,7 @@ pub struct Shared {
     /// Letter boxes, one per worker.
     pub ports: Vec<Port>,
     plan_ended: AtomicBool,
+    notes: Mutex<Vec<String>>,
 }
 
 impl Shared {
@@ -90,6 +91,7 @@ impl Shared {
             share_ppm: AtomicU32::new(0),
             ports: (0..workers).map(|_| Port::default()).collect(),
             plan_ended: AtomicBool::new(false),
+            notes: Mutex::default(),
         })
     }
 
@@ -121,6 +123,17 @@ impl Shared {
     /// Grants a share.
     pub fn set_share(&self, share: Share) {
         self.share_ppm.store(share.ppm(), Ordering::Relaxed);
+    }
+
+    /// Something for the journal and the report, in words.
+    pub fn note(&self, what: String) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    /// Called by the governor: what was noted since.
+    #[must_use]
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether every departure of the trace has been dispatched.

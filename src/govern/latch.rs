@@ -36,9 +36,11 @@ pub enum StopCause {
     Control,
     /// The budget store could not be written ahead of the load.
     BudgetStore,
+    /// A thread of ours panicked.
+    Panic,
 }
 
-const CAUSES: [StopCause; 11] = [
+const CAUSES: [StopCause; 12] = [
     StopCause::Signal,
     StopCause::KillFile,
     StopCause::TargetSaidStop,
@@ -50,6 +52,7 @@ const CAUSES: [StopCause; 11] = [
     StopCause::Plan,
     StopCause::Control,
     StopCause::BudgetStore,
+    StopCause::Panic,
 ];
 
 impl StopCause {
@@ -72,6 +75,7 @@ impl StopCause {
             Self::Plan => "the plan could not be read to its end",
             Self::Control => "stopped by `replay stop`",
             Self::BudgetStore => "the budget store could not be written ahead of the load",
+            Self::Panic => "a thread of this program panicked (a bug)",
         }
     }
 }

@@ -45,6 +45,13 @@ pub enum Line {
         /// Index of the guard.
         guard: usize,
     },
+    /// Something that decided nothing but belongs to the story.
+    Noted {
+        /// When.
+        at: RunTime,
+        /// What, in words.
+        what: String,
+    },
     /// One tick: what it saw and what it decided.
     Tick {
         /// Inputs.

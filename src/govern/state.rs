@@ -177,7 +177,11 @@ impl Terminal {
             Self::Aborted(cause) => match cause {
                 Cause::Stop(StopCause::Signal | StopCause::KillFile | StopCause::Control) => 6,
                 Cause::Stop(
-                    StopCause::HardCeiling | StopCause::Journal | StopCause::Plan | StopCause::BudgetStore,
+                    StopCause::HardCeiling
+                    | StopCause::Journal
+                    | StopCause::Plan
+                    | StopCause::BudgetStore
+                    | StopCause::Panic,
                 ) => 1,
                 Cause::Stop(StopCause::TargetSaidStop | StopCause::Governor)
                 | Cause::GuardAbort(_)

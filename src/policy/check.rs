@@ -180,7 +180,7 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
         owner: file.owner.clone(),
         runbook: file.runbook.clone(),
         origin: origin.to_owned(),
-        hash: format!("{:08x}", crc32c::crc32c(r.text.as_bytes())),
+        hash: super::hash_of(r.text),
         target_url: file.target.url.as_ref().map(|u| u.get_ref().clone()),
         allow: allow?,
         hosts,

@@ -291,6 +291,16 @@ pub struct Policy {
     pub warnings: Vec<Finding>,
 }
 
+/// Origin of the policy that is part of the program.
+pub const BUILT_IN: &str = "built in";
+
+/// The hash of a policy's text as reports show it: CRC-32C in hex. It tells versions apart; it proves nothing against
+/// somebody who wants two texts to look alike.
+#[must_use]
+pub fn hash_of(text: &str) -> String {
+    format!("{:08x}", crc32c::crc32c(text.as_bytes()))
+}
+
 impl Policy {
     /// Whether every target that this policy could allow is this machine. A policy is judged by its
     /// allow-list, not by the URL it happens to name: `--target` may choose any entry of the list.

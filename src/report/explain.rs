@@ -27,6 +27,8 @@ pub struct Journal<'a> {
     pub settings: Settings,
     /// Inputs, state after and effects, tick by tick.
     pub ticks: Vec<(&'a Inputs, &'a State, &'a [Effect])>,
+    /// What was noted, and when.
+    pub noted: Vec<(RunTime, &'a str)>,
     /// It ends with its last line.
     pub whole: bool,
 }
@@ -37,7 +39,7 @@ impl<'a> Journal<'a> {
     pub fn of(lines: &'a [Line]) -> Option<Self> {
         let Some(Line::Start { run, target, at, settings }) = lines.first() else { return None };
         let mut settings = settings.clone();
-        let mut ticks = Vec::new();
+        let (mut ticks, mut noted) = (Vec::new(), Vec::new());
         for line in lines {
             match line {
                 Line::Baseline { guard, thresholds, .. } => {
@@ -46,11 +48,12 @@ impl<'a> Journal<'a> {
                     }
                 }
                 Line::Tick { inputs, state, effects, .. } => ticks.push((inputs, state, effects.as_slice())),
+                Line::Noted { at, what } => noted.push((*at, what.as_str())),
                 Line::Start { .. } | Line::Shifted { .. } | Line::End => {}
             }
         }
         let whole = matches!(lines.last(), Some(Line::End));
-        Some(Self { run, target, at: *at, settings, ticks, whole })
+        Some(Self { run, target, at: *at, settings, ticks, noted, whole })
     }
 
     /// How it ended, if it did.
@@ -108,7 +111,11 @@ pub fn story(journal: &Journal<'_>) -> Vec<String> {
         invisible: true,
     };
     story.opening();
+    let mut noted = journal.noted.iter().peekable();
     for (inputs, state, effects) in &journal.ticks {
+        while let Some((at, what)) = noted.next_if(|(at, _)| *at <= inputs.now) {
+            story.say(*at, &format!("Noted: {what}."));
+        }
         story.tick(inputs, state, effects);
     }
     story.ending();

@@ -18,13 +18,13 @@
 set -euo pipefail
 
 # Raise this when the packages or the wrappers change: it invalidates old folders.
-VERSION=2
+VERSION=3
 
 # package -> the programs wanted from it
-PACKAGES=(nginx haproxy prometheus tshark tcpdump)
+PACKAGES=(nginx haproxy prometheus tshark tcpdump faketime)
 declare -A TOOLS=(
   [nginx]="nginx" [haproxy]="haproxy" [prometheus]="prometheus promtool"
-  [tshark]="tshark dumpcap capinfos" [tcpdump]="tcpdump"
+  [tshark]="tshark dumpcap capinfos" [tcpdump]="tcpdump" [faketime]="faketime"
 )
 declare -A VERSION_FLAG=([nginx]=-V [haproxy]=-v [tshark]=-v [dumpcap]=-v [capinfos]=-v)
 
@@ -114,7 +114,7 @@ wanted() {
       # libc6 next to the host's ld.so crashes. A host without libstdc++6 gets it.
       libc6 | libgcc-s1 | libcrypt1) ;;
       libstdc++6) compgen -G "/usr/lib/*-linux-gnu*/libstdc++.so.6" >/dev/null || echo "$p" ;;
-      nginx | haproxy | prometheus | tshark | tcpdump | wireshark-common | libwireshark-data) echo "$p" ;;
+      nginx | haproxy | prometheus | tshark | tcpdump | faketime | wireshark-common | libwireshark-data) echo "$p" ;;
       # dependencies of maintainer scripts and of web pages, loaded by no program here
       libperl* | lib*-perl | libjs-* | libpam* | libsemanage* | libsepol* | libcap2-bin | lib*-common | libgdbm* | libdb5*) ;;
       lib* | zlib1g) echo "$p" ;;

@@ -2,12 +2,15 @@
 
 pub mod budget_store;
 pub mod capacity;
+pub mod clock_sync;
 pub mod control;
 pub mod kill_file;
 pub mod last_run;
 pub mod lock;
 pub mod metrics_page;
 pub mod notify;
+pub mod panic_stop;
+pub mod policy_file;
 pub mod signals;
 pub mod site_file;
 pub mod state_folder;

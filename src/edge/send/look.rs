@@ -12,12 +12,13 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connect::Stream;
 use crate::policy::target::Target;
+use crate::units::{NANOS_PER_SEC, WallTime};
 
 /// Headers that show which boxes stand on the way.
 const PATH_HEADERS: [&str; 10] = [
@@ -45,6 +46,8 @@ pub struct Seen {
     pub tls: Option<String>,
     /// Protocol that the server chose for HTTP, where it chose one.
     pub alpn: Option<String>,
+    /// When the target's certificate ends.
+    pub certificate_ends: Option<WallTime>,
     /// Status of `HEAD /`.
     pub status: u16,
     /// Headers that show the path.
@@ -84,12 +87,20 @@ pub async fn look(target: &Target, tls: Option<Arc<ClientConfig>>) -> anyhow::Re
                 .negotiated_cipher_suite()
                 .map_or_else(|| "?".to_owned(), |s| format!("{:?}", s.suite()));
             seen.tls = Some(format!("{version} {suite}"));
+            seen.certificate_ends = state.peer_certificates().and_then(|c| ends(c.first()?));
             seen.alpn = state.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());
             Stream::Tls(Box::new(stream))
         }
     };
     within("HEAD /", ask(stream, target, &mut seen)).await?;
     Ok(seen)
+}
+
+/// The end of a certificate's validity (RFC 5280, section 4.1.2.5).
+fn ends(certificate: &CertificateDer<'_>) -> Option<WallTime> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(WallTime(seconds.saturating_mul(NANOS_PER_SEC)))
 }
 
 async fn ask(stream: Stream, target: &Target, seen: &mut Seen) -> anyhow::Result<()> {
@@ -109,4 +120,19 @@ async fn ask(stream: Stream, target: &Target, seen: &mut Seen) -> anyhow::Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_certificate_is_read() {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2031, 5, 6);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        assert_eq!(ends(certificate.der()).unwrap().rfc3339(), "2031-05-06T00:00:00.000000Z");
+        assert_eq!(ends(&CertificateDer::from(vec![0x30, 0x82, 0x01])), None);
+    }
 }
