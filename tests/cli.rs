@@ -212,6 +212,25 @@ fn replayd_checks_says_ready_and_stops_on_a_signal() {
     assert_eq!(code(&bad), 2);
     assert!(text(&bad).contains("unknown field"), "{}", text(&bad));
 
+    // Two policies that would both run against one target at the same hour.
+    let night = |name: &str, start: &str| {
+        let text = format!(
+            "version = 1\nname = \"{name}\"\n[target]\nurl = \"http://127.0.0.1:8080\"\nallow = [\"127.0.0.0/8\"]\n\
+             [window]\ntimezone = \"Europe/Amsterdam\"\nstart = \"{start}\"\nduration = \"1h\"\n"
+        );
+        fs::write(dir.path().join(format!("{name}.toml")), text).unwrap();
+    };
+    for (start, accepted) in [("Sun 03:59", false), ("Sun 04:00", true)] {
+        night("one", "daily 03:00");
+        night("two", start);
+        let names = ["one", "two"].map(|n| dir.path().join(format!("{n}.toml")));
+        let both = dir.path().join("both.toml");
+        fs::write(&both, format!("version = 1\npolicies = {names:?}\n")).unwrap();
+        let said = Command::new(REPLAYD).args(["--check", "--config"]).arg(&both).output().unwrap();
+        assert_eq!(code(&said) == 0, accepted, "{start}: {}", text(&said));
+        assert_eq!(text(&said).contains("G020"), !accepted, "{start}: {}", text(&said));
+    }
+
     let socket = dir.path().join("notify");
     let listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
     listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

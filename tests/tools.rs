@@ -548,7 +548,7 @@ fn every_lint_has_a_bad_and_a_good_policy() {
         example.replace(from, to)
     };
     #[rustfmt::skip]
-    let table: Vec<(&str, String, String)> = vec![
+    let mut table: Vec<(&str, String, String)> = vec![
         ("G001", local(&g("expr = 'sum(rate(x[1m]'\nback_off_above = 1")), local(&g(expr))),
         ("G002", local(&g("expr = 'x[1m]'\nback_off_above = 1")), local(&g(expr))),
         ("G003", local(&g("expr = 'sum(rate(x_total[1m])) > 5'\nback_off_above = 1")), local(&g("expr = 'sum(rate(x_total[1m])) > bool 5'\nback_off_above = 1"))),
@@ -569,6 +569,7 @@ fn every_lint_has_a_bad_and_a_good_policy() {
         ("G018", local("[governor]\nstep = \"30%\"\n"), local("[governor]\nstep = \"25%\"\n")),
         ("G019", local("[rate]\nmax_rps = 5\n[governor]\nprobe_rate = \"5/s\"\n"), local("[rate]\nmax_rps = 50\n[governor]\nprobe_rate = \"5/s\"\n")),
         ("G020", local("[window]\ntimezone = \"UTC\"\nstart = \"Sun 3\"\nduration = \"1h\"\n"), local("[window]\ntimezone = \"UTC\"\nstart = \"Sun 03:00\"\nduration = \"1h\"\n")),
+        ("G020", local("[window]\ntimezone = \"UTC\"\nstart = \"Sun 23:30\"\nduration = \"31m\"\n"), local("[window]\ntimezone = \"UTC\"\nstart = \"Sun 23:30\"\nduration = \"30m\"\n")),
         ("G021", local(&g("expr = 'sum(rate(x_total[1m]))'\nunit = \"ratio\"\nback_off_above = \"1%\"\nrequired = false")), local(&g("expr = 'sum(rate(x_total[1m]))'\nunit = \"ratio\"\nback_off_above = \"1%\""))),
         ("G022", local(&g("expr = 'sum(rate(x_total{job=~\".*\"}[1m]))'\nback_off_above = 1")), local(&g(expr))),
         ("G024", local("[prometheus]\nurl = \"http://prometheus.example:9090\"\ntoken_file = \"/x\"\n"), local("[prometheus]\nurl = \"https://prometheus.example:9090\"\ntoken_file = \"/x\"\n")),
@@ -597,6 +598,7 @@ fn every_lint_has_a_bad_and_a_good_policy() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n---\n"));
+    table.dedup_by_key(|(id, ..)| *id);
     eprintln!("{} lints with a bad and a good policy each", table.len());
 }
 
@@ -622,4 +624,48 @@ fn the_policy_schema_accepts_what_the_parser_accepts() {
             }
         }
     }
+}
+
+/// The lints that need a Prometheus: real series, real buckets, the real interval between samples.
+#[test]
+fn check_says_what_only_a_prometheus_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let exporter = Exporter::start();
+    for (le, rps) in [("0.1", 8.0), ("0.5", 10.0), ("+Inf", 10.0)] {
+        exporter.grow(&format!("d_seconds_bucket{{job2=\"shop\",le=\"{le}\"}}"), rps);
+    }
+    let Some(prometheus) = Prometheus::start_with(dir.path(), &[exporter.port()], "1s", "") else { return };
+    wait_until("samples", Duration::from_secs(30), || {
+        prometheus.query("count(d_seconds_bucket%20offset%204s)").contains("\"value\"")
+    });
+    let check = |scrape: &str, selector: &str, limits: &str, rate: &str| {
+        let text = format!(
+            "version = 1\nname = \"n\"\n[target]\nallow = [\"127.0.0.0/8\"]\n{rate}[prometheus]\nurl = \"http://127.0.0.1:{}\"\n\
+             scrape_interval = \"{scrape}\"\n[[guard]]\nname = \"p95\"\nunit = \"seconds\"\n{limits}\n\
+             expr = 'histogram_quantile(0.95, sum by (le) (rate(d_seconds_bucket{selector}[10s])))'\n",
+            prometheus.port
+        );
+        let path = dir.path().join("n.toml");
+        fs::write(&path, text).unwrap();
+        let done = replay(&["check", &path.display().to_string()]);
+        (code(&done), support::text(&done))
+    };
+    let limits = "back_off_above = \"490ms\"";
+    let (exit, said) = check("1s", "{job2=\"shop\"}", limits, "");
+    assert_eq!(exit, 0, "{said}");
+    assert!(said.contains("3 series, a sample every 1s, ") && said.contains(" s old"), "{said}");
+    assert!(!said.contains("error") && !said.contains("G022"), "{said}");
+    let (exit, said) = check("1s", "", "back_off_above = \"500ms\"", "");
+    assert_eq!(exit, 3, "{said}");
+    assert!(said.contains("error G009: p95: back_off_above") && said.contains("ends at 0.5 s"), "{said}");
+    let (exit, said) = check("500ms", "", limits, "");
+    assert_eq!(exit, 3, "{said}");
+    assert!(said.contains("error G006: p95: scrape_interval") && said.contains("write 1s"), "{said}");
+    let (exit, said) = check("1s", "{pdo=\"shop\"}", limits, "");
+    assert_eq!(exit, 3, "{said}");
+    assert!(said.contains("warning G022") && said.contains("\"pdo\"") && said.contains("0 series"), "{said}");
+    let tight = "[rate]\nmax_rps = 1000\nmax_in_flight = 100\n";
+    let (exit, said) = check("1s", "", limits, tight);
+    assert_eq!(exit, 0, "{said}");
+    assert!(said.contains("warning G017: rate.max_in_flight"), "{said}");
 }

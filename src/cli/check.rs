@@ -4,21 +4,20 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{backtest, init};
+use super::{backtest, check_guard, init};
 use crate::edge::clock::wall;
 use crate::edge::host::clock_sync::{self, ClockSync};
 use crate::edge::host::{capacity, site_file, window};
 use crate::edge::send::look;
-use crate::edge::watch::poll::{PollContext, ask};
 use crate::engine::prepare::{load_policy, survey};
 use crate::engine::run::target_name;
-use crate::govern::guard::Thresholds;
-use crate::govern::reading::{Answer, NoData, Reading};
 use crate::policy::settings::{LeadIn, govern, in_flight_max, lag, time_to_full};
 use crate::policy::target::Target;
-use crate::policy::{GuardQuery, Policy, QueryGuard};
-use crate::report::cause::limits_words;
-use crate::units::{Rate, WallTime, show_duration};
+use crate::policy::{GuardQuery, Policy};
+use crate::units::{Rate, Scale, WallTime, show_duration};
+
+/// More than this share shed by the bucket makes another shape of the recorded one (lint G030).
+const BUCKET_SHED_WARN: f64 = 0.005;
 
 /// A certificate that ends sooner than this is told: renewals fail on weekends, too.
 const CERTIFICATE_SOON: Duration = Duration::from_secs(14 * 86_400);
@@ -100,15 +99,24 @@ impl CheckArgs {
     /// The peak that the governor will be set for, and what the plan needs of this machine.
     fn plan(&self, out: &mut impl Write, policy: &Policy, fine: &mut bool) -> anyhow::Result<Rate> {
         let Some(trace) = &self.trace else { return Ok(policy.rate.max_rps) };
-        let f = survey(trace)?;
-        let scale = policy.rate.max_scale_milli as f64 / 1000.0;
-        let peak = Rate::from_rps_f64(f.peak.rps() * scale);
-        let connections = (f.connections_peak as f64 * scale).ceil() as u64;
+        let scale = Scale { milli: policy.rate.max_scale_milli };
+        let (f, trial) = survey(trace, policy.clone(), scale)?;
+        let (peak, connections) = (f.peak, f.connections_peak);
         writeln!(
             out,
-            "trace: {} of {} requests may be sent; at the highest scale ({scale}x) a peak of {peak}, {connections} connections at once",
-            f.counts.due, f.counts.scaled
+            "trace: at the highest scale ({}x) {} of {} requests may be sent, with a peak of {peak} and {connections} connections at once",
+            scale.as_f64(),
+            f.counts.due,
+            f.counts.scaled
         )?;
+        let shed = trial.shed as f64 / f.counts.due.max(1) as f64;
+        if shed > BUCKET_SHED_WARN {
+            let percent = shed * 100.0;
+            writeln!(
+                out,
+                "warning G030: the bucket would shed {percent:.1} % of them at full scale; raise [rate] max_rps or lower the scale"
+            )?;
+        }
         let settings = govern(policy, peak, LeadIn::Auto);
         let needed =
             time_to_full(&settings) + std::time::Duration::from_nanos(f.last_due_ns) + settings.drain_timeout;
@@ -142,7 +150,7 @@ impl CheckArgs {
         }
         let context = init::context(policy, target.as_ref().map(target_name).unwrap_or_default())?;
         for (index, guard) in policy.guards.iter().enumerate() {
-            fine &= runtime.block_on(one_guard(out, &context, index, guard))?;
+            fine &= runtime.block_on(check_guard::one_guard(out, policy, &context, index, guard))?;
         }
         if let Some(weeks) = self.backtest {
             runtime.block_on(backtest::print(out, &context, policy, weeks))?;
@@ -286,56 +294,4 @@ fn explain(out: &mut impl Write, policy: &Policy, peak: Rate) -> anyhow::Result<
         )?;
     }
     Ok(())
-}
-
-/// One answer; a growth per second needs two looks.
-async fn once(context: &PollContext, index: usize, guard: &QueryGuard) -> Answer {
-    let (mut before, mut answer) = (None, Answer::NoData(NoData::NotYet));
-    for _ in 0..2 {
-        let asked = ask(context, index, guard, &mut before, context.clock.now());
-        answer = tokio::time::timeout(guard.timeout, asked).await.unwrap_or(Answer::NoData(NoData::Timeout));
-        if answer != Answer::NoData(NoData::NotYet) {
-            break;
-        }
-        tokio::time::sleep(guard.poll).await;
-    }
-    answer
-}
-
-/// Asks a guard once and says what it would mean, and why.
-async fn one_guard(
-    out: &mut impl Write,
-    context: &PollContext,
-    index: usize,
-    guard: &QueryGuard,
-) -> anyhow::Result<bool> {
-    let answer = once(context, index, guard).await;
-    // The rate of the visibility query is no amplification before anything was sent.
-    let reading = match (&guard.query, answer) {
-        (GuardQuery::Visibility(_), Answer::Value { value, .. }) => Reading::Good(value),
-        _ => guard.spec.read(answer),
-    };
-    let mut fine = matches!(reading, Reading::Good(_) | Reading::Neutral) || !guard.spec.required;
-    let mut limits = guard.spec.thresholds;
-    let mut note = String::new();
-    if !guard.baselines.is_empty() {
-        match crate::edge::watch::baseline::of_guard(context, guard).await {
-            Ok(Some(values)) => (limits, note) = with_baselines(guard, &values),
-            Ok(None) => (fine, note) = (false, "; no baseline: too few clean points".to_owned()),
-            Err(why) => (fine, note) = (false, format!("; no baseline: {why:?}")),
-        }
-    }
-    let would = if fine { "would start" } else { "would not start" };
-    let spec = crate::govern::guard::GuardSpec { thresholds: limits, ..guard.spec.clone() };
-    writeln!(out, "  {:<40} {reading:?} (limits: {}{note}): {would}", guard.spec.name, limits_words(&spec))?;
-    Ok(fine)
-}
-
-fn with_baselines(guard: &QueryGuard, values: &[f64]) -> (Thresholds, String) {
-    let mut limits = guard.spec.thresholds;
-    for (rule, value) in guard.baselines.iter().zip(values) {
-        limits = rule.apply(limits, *value);
-    }
-    let shown: Vec<String> = values.iter().map(|v| format!("{v:.4}")).collect();
-    (limits, format!("; baseline {}", shown.join(", ")))
 }

@@ -13,11 +13,11 @@ use crate::edge::clock::Clock;
 use crate::edge::watch::get::get;
 use crate::edge::watch::poll::{Board, PollContext};
 use crate::edge::watch::prometheus::{query_url, read_labels, read_names, scrape_interval};
-use crate::engine::prepare::survey;
+use crate::engine::prepare::{default_policy, survey};
 use crate::plan::forecast::Forecast;
 use crate::policy::packs::{Pack, choose_le, found};
 use crate::policy::target::{is_loopback_host, split};
-use crate::units::show_duration;
+use crate::units::{Scale, show_duration};
 
 /// Write a short policy for review.
 #[derive(Debug, clap::Args)]
@@ -61,7 +61,7 @@ impl InitArgs {
         let (_, host, port) = split(&self.target).with_context(|| {
             format!("--target {:?} is not a URL such as \"https://api.example.com\"", self.target)
         })?;
-        let forecast = survey(&self.trace)?;
+        let (forecast, _) = survey(&self.trace, default_policy()?, Scale::ONE)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let found = runtime.block_on(self.look())?;
         writeln!(

@@ -6,6 +6,7 @@
 mod backtest;
 mod capture;
 mod check;
+mod check_guard;
 mod control;
 mod demo;
 mod drill;

@@ -12,11 +12,14 @@ use anyhow::Context;
 use clap::Parser;
 use serde::Deserialize;
 
-use crate::edge::clock::wait;
-use crate::edge::host::{notify, signals};
+use crate::edge::clock::{wait, wall};
+use crate::edge::host::{notify, signals, window};
 use crate::engine::prepare::load_policy;
+use crate::engine::run::target_name;
 use crate::govern::latch::Latch;
 use crate::limits::POLICY_BYTES_MAX;
+use crate::policy::Policy;
+use crate::policy::target::Target;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -77,10 +80,34 @@ fn check(path: &Path) -> anyhow::Result<usize> {
         "{show}: version {} is not known; this program reads version 1",
         config.version
     );
-    for policy in &config.policies {
-        load_policy(policy)?;
+    let policies: Vec<Policy> = config.policies.iter().map(|p| load_policy(p)).collect::<Result<_, _>>()?;
+    for (n, a) in policies.iter().enumerate() {
+        for b in policies.iter().skip(n + 1) {
+            apart(a, b)?;
+        }
     }
-    Ok(config.policies.len())
+    Ok(policies.len())
+}
+
+/// Two policies on one target may not be open at once: the second run would be refused, and nobody would be there to
+/// see it (lint G020).
+fn apart(a: &Policy, b: &Policy) -> anyhow::Result<()> {
+    let target = |p: &Policy| p.target_url.as_ref().and_then(|u| Target::new(u, p.allow.clone()).ok());
+    let (Some(x), Some(y)) = (target(a), target(b)) else { return Ok(()) };
+    let (Some(wa), Some(wb)) = (&a.window, &b.window) else { return Ok(()) };
+    if target_name(&x) != target_name(&y) {
+        return Ok(());
+    }
+    if let Some(at) = window::overlap(wa, wb, wall())? {
+        anyhow::bail!(
+            "G020: {} and {} are both open at {} for {}; move one window",
+            a.origin,
+            b.origin,
+            at.rfc3339(),
+            target_name(&x)
+        );
+    }
+    Ok(())
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {

@@ -434,17 +434,17 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a whole trace holds at scale one, under the built-in policy: peak, routes, counts.
+/// What a whole trace holds under a policy at a scale: peak, routes, counts, and what the bucket would shed of it.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn survey(trace: &Path) -> anyhow::Result<Forecast> {
+pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(Forecast, BucketTrial)> {
     let asked = Request {
         trace: trace.to_owned(),
-        scale: Scale::ONE,
+        scale,
         speed: Speed::ONE,
         rate: None,
-        policy: default_policy()?,
+        policy,
         target: None,
         connect_to: None,
         from: Duration::ZERO,
@@ -460,5 +460,9 @@ pub fn survey(trace: &Path) -> anyhow::Result<Forecast> {
         Err(Refusal::Usage(e)) => return Err(e),
         Err(Refusal::Refused(why)) => anyhow::bail!(why),
     };
-    Ok(forecast(FileSource::open(trace)?, &mut plan, |_| ())?.0)
+    let (first, _, source) = forecast(FileSource::open(trace)?, &mut plan, |_| ())?;
+    let settings = govern(&asked.policy, first.peak, asked.lead_in);
+    let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
+    let (forecast, ..) = forecast(source, &mut plan, |due| trial.due(due))?;
+    Ok((forecast, trial))
 }

@@ -65,6 +65,10 @@ pub(super) fn window(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Option<Win
         r.error("G027", Some(w.span().start), "window.expect_organic_below", why);
         return None;
     }
+    if opens.is_some_and(|o| o.crosses_midnight(duration)) {
+        let why = "closes on the day after it opened (clocks of the time zone); make sure that the early hours are quiet, too";
+        r.warn("G020", Some(t.duration.span().start), "window.duration", why);
+    }
     let timezone = t.timezone.get_ref().clone();
     Some(Some(Window { timezone, opens: opens?, duration, expect_organic_below }))
 }

@@ -12,6 +12,7 @@ pub mod file;
 pub mod guards;
 mod limit_words;
 pub mod lint;
+pub mod observed;
 pub mod packs;
 pub mod promql;
 pub mod schema;

@@ -10,6 +10,17 @@ use promql_parser::parser::token::{T_DIV, T_LAND, T_LOR, T_LUNLESS};
 use promql_parser::parser::value::ValueType;
 use promql_parser::parser::{BinaryExpr, Expr, LabelModifier, VectorSelector};
 
+/// One selector of a query, as far as `check` looks at it on a real Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    /// Name of the metric.
+    pub metric: String,
+    /// As written, without `offset` and `@`.
+    pub text: String,
+    /// Labels that must equal something.
+    pub labels: Vec<String>,
+}
+
 /// A query that may be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
@@ -29,6 +40,10 @@ pub struct Query {
     pub many: bool,
     /// Names of its metrics.
     pub metrics: Vec<String>,
+    /// Its selectors of a named metric, each once.
+    pub selectors: Vec<Selector>,
+    /// It is, or holds, a quantile of a histogram.
+    pub quantile: bool,
     /// Traps that do not make it unusable: lint id and what is wrong.
     pub warnings: Vec<(&'static str, String)>,
 }
@@ -67,6 +82,10 @@ pub fn check(text: &str) -> Result<Query, BadQuery> {
     }
     walk.metrics.sort();
     walk.metrics.dedup();
+    if walk.selectors > 0 && walk.marked == walk.selectors {
+        let why = "looks at marked traffic alone, which is ours; nobody looks at users then";
+        walk.warnings.push(("G015", why.to_owned()));
+    }
     Ok(Query {
         text: text.trim().to_owned(),
         range: walk.range,
@@ -76,6 +95,8 @@ pub fn check(text: &str) -> Result<Query, BadQuery> {
         shifted: walk.shifted,
         many: may_be_many(&expr),
         metrics: walk.metrics,
+        selectors: walk.named,
+        quantile: walk.quantile,
         warnings: walk.warnings,
     })
 }
@@ -183,12 +204,17 @@ struct Walk {
     filled: bool,
     /// Left of a division.
     numerator: bool,
+    /// Right of a division.
+    under: bool,
     /// Metrics whose freshness was not asked for, because they may be a subset of another.
     skipped: Vec<String>,
     selectors: usize,
     unmarked: usize,
+    marked: usize,
     shifted: bool,
+    quantile: bool,
     metrics: Vec<String>,
+    named: Vec<Selector>,
     warnings: Vec<(&'static str, String)>,
 }
 
@@ -243,12 +269,16 @@ impl Walk {
         }
         if name == "histogram_quantile" {
             histogram(c)?;
+            self.quantile = true;
         }
         c.args.args.iter().try_for_each(|a| self.visit(a))
     }
 
     fn binary(&mut self, b: &BinaryExpr) -> Result<(), BadQuery> {
         let before = self.optional;
+        if b.op.id() == T_LOR && self.under {
+            return Err(bad("G004", "`or` under the fraction hides missing data"));
+        }
         if b.op.id() == T_LOR && is_vector_literal(&b.rhs) {
             // `(errors or vector(0))`: the error series may be absent on a healthy day.
             let filled = std::mem::replace(&mut self.filled, true);
@@ -258,11 +288,6 @@ impl Walk {
             return result;
         }
         if b.op.id() == T_DIV {
-            if let Expr::Binary(under) = inner(&b.rhs)
-                && under.op.id() == T_LOR
-            {
-                return Err(bad("G004", "`or` under the fraction hides missing data"));
-            }
             // A subset over the whole: only the whole must be there and fresh.
             let numerator = std::mem::replace(&mut self.numerator, true);
             self.optional = true;
@@ -271,7 +296,10 @@ impl Walk {
             left?;
             let above = std::mem::take(&mut self.skipped);
             let names = self.metrics.len();
-            self.visit(&b.rhs)?;
+            let under = std::mem::replace(&mut self.under, true);
+            let right = self.visit(&b.rhs);
+            self.under = under;
+            right?;
             // A subset of what is below is as fresh as that. Another metric is another exporter: it must be fresh itself.
             let below: Vec<String> =
                 self.metrics.iter().skip(names).map(|n| base_name(n).to_owned()).collect();
@@ -293,6 +321,12 @@ impl Walk {
             m.op == MatchOp::Equal && m.value.is_empty() && m.name.contains("replay")
         };
         self.unmarked += usize::from(v.matchers.matchers.iter().any(empty));
+        let ours = |m: &promql_parser::label::Matcher| {
+            let asks_for = matches!(m.op, MatchOp::Equal | MatchOp::Re(_));
+            m.name.contains("replay") && asks_for != m.value.is_empty()
+        };
+        self.marked += usize::from(v.matchers.matchers.iter().any(ours));
+        self.name(v);
         self.shifted |= v.offset.is_some() || v.at.is_some();
         self.metrics.extend(v.name.clone());
         for m in &v.matchers.matchers {
@@ -315,6 +349,18 @@ impl Walk {
             self.freshness.push(plain.to_string());
         }
         Ok(())
+    }
+}
+
+impl Walk {
+    fn name(&mut self, v: &VectorSelector) {
+        let Some(metric) = v.name.clone() else { return };
+        let equal = |m: &&promql_parser::label::Matcher| m.op == MatchOp::Equal && !m.value.is_empty();
+        let labels = v.matchers.matchers.iter().filter(equal).map(|m| m.name.clone()).collect();
+        let text = VectorSelector { offset: None, at: None, ..v.clone() }.to_string();
+        if !self.named.iter().any(|s| s.text == text) {
+            self.named.push(Selector { metric, text, labels });
+        }
     }
 }
 
@@ -353,7 +399,7 @@ mod tests {
         let table = [
             ("sum(rate(x[1m]", "G001"), ("x[1m]", "G002"), ("\"text\"", "G002"),
             ("sum(rate(x[1m])) > 5", "G003"), ("up and on() x", "G003"), ("x unless y", "G003"),
-            ("sum(rate(x[1m])) or vector(0)", "G004"), ("a / (b or vector(1))", "G004"), ("absent(x)", "G004"),
+            ("sum(rate(x[1m])) or vector(0)", "G004"), ("a / (b or vector(1))", "G004"), ("a / sum(b or vector(1))", "G004"), ("a / (1 + (b or c))", "G004"), ("absent(x)", "G004"),
             ("scalar(x)", "G004"), ("rate(queue_depth[1m])", "G008"),
             ("histogram_quantile(0.9, sum(rate(d_bucket[1m])))", "G009"), ("histogram_quantile(0.9, sum without (le) (rate(d_bucket[1m])))", "G009"),
             ("histogram_quantile(0.9, sum by (job) (rate(d_bucket[1m])))", "G009"), ("rate(sum(x)[1m:5s])", "G008"), ("vector(1)", "G005"), ("1", "G005"),
@@ -420,10 +466,21 @@ mod tests {
             assert_eq!(q(text).many, many, "{text}");
         }
         assert!(q("sum(x offset 1w)").shifted);
+        let seen =
+            q(r#"histogram_quantile(0.9, sum by (le) (rate(d_bucket{job="a",pod=~"b.*"}[1m] offset 1w)))"#);
+        let expected = Selector {
+            metric: "d_bucket".to_owned(),
+            text: r#"d_bucket{job="a",pod=~"b.*"}"#.to_owned(),
+            labels: vec!["job".to_owned()],
+        };
+        assert!(seen.quantile && seen.selectors == [expected], "{seen:?}");
+        assert!(!q("sum(rate(r[1m]))").quantile);
         for (text, id) in [
             (r#"sum(rate(r{code=~"5.."}[1m])) / sum(rate(r[1m]))"#, "G005"),
             ("sum(irate(r[1m]))", "G008"),
             (r#"sum(r{job=~".*"})"#, "G022"),
+            (r#"sum(rate(r{replay="yes"}[1m]))"#, "G015"),
+            (r#"sum(rate(r{x_replay_run!=""}[1m]))"#, "G015"),
         ] {
             assert_eq!(q(text).warnings.first().map(|w| w.0), Some(id), "{text}");
         }

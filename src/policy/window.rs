@@ -59,11 +59,32 @@ impl Opens {
         }
         date(day).map(|(y, m, d)| Self::Once(y, m, d, hour, minute))
     }
+
+    /// Whether a window that opens then and lasts `duration` closes on another day than it opened.
+    #[must_use]
+    pub fn crosses_midnight(self, duration: Duration) -> bool {
+        let (Self::Weekly(_, hour, minute) | Self::Daily(hour, minute) | Self::Once(.., hour, minute)) = self;
+        let opened = u64::from(hour) * 3600 + u64::from(minute) * 60;
+        Duration::from_secs(opened) + duration > Duration::from_secs(86_400)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn midnight_is_crossed_only_when_passed() {
+        for (opens, minutes, crosses) in [
+            ("Sun 23:00", 60, false),
+            ("Sun 23:00", 61, true),
+            ("daily 00:00", 720, false),
+            ("2026-11-29 22:30", 91, true),
+        ] {
+            let length = Duration::from_secs(minutes * 60);
+            assert_eq!(Opens::parse(opens).unwrap().crosses_midnight(length), crosses, "{opens} {minutes}");
+        }
+    }
 
     #[test]
     fn only_what_is_meant_is_read() {

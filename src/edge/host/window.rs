@@ -6,10 +6,13 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ToSpan};
 
 use crate::policy::window::{Opens, Window};
-use crate::units::WallTime;
+use crate::units::{NANOS_PER_SEC, WallTime};
 
 /// A clock change: one hour, in nanoseconds.
 const CHANGE_NS: u64 = 3_600_000_000_000;
+
+/// How far ahead two windows are compared, days: every pair of weekdays, and both sides of a clock change in between.
+const OVERLAP_DAYS: u64 = 370;
 
 /// One opening of a window, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +95,31 @@ pub fn resolve(window: &Window, now: WallTime) -> anyhow::Result<Opening> {
     bail!("the window is over and does not open again")
 }
 
+/// The first time within `OVERLAP_DAYS` of `now` at which both windows are open, if there is one (lint G020).
+///
+/// # Errors
+/// When a zone is unknown.
+pub fn overlap(a: &Window, b: &Window, now: WallTime) -> anyhow::Result<Option<WallTime>> {
+    let last = WallTime(now.0.saturating_add(OVERLAP_DAYS * 86_400 * NANOS_PER_SEC));
+    let (mut from_a, mut from_b) = (now, now);
+    zone(a)?;
+    zone(b)?;
+    while from_a < last && from_b < last {
+        // A window that opens no more overlaps with nothing.
+        let (Ok(x), Ok(y)) = (resolve(a, from_a), resolve(b, from_b)) else { return Ok(None) };
+        let start = x.start.max(y.start);
+        if start < x.end.min(y.end) {
+            return Ok(Some(start));
+        }
+        if x.end <= y.end {
+            from_a = x.end;
+        } else {
+            from_b = y.end;
+        }
+    }
+    Ok(None)
+}
+
 /// Openings within a year of `now` that touch a clock change, in words (lint G020).
 ///
 /// # Errors
@@ -139,6 +167,22 @@ mod tests {
 
     fn at(text: &str) -> WallTime {
         WallTime(u64::try_from(text.parse::<Timestamp>().unwrap().as_nanosecond()).unwrap())
+    }
+
+    #[test]
+    fn windows_of_two_policies_are_compared() {
+        let now = at("2026-09-01T00:00:00Z");
+        let met = |a: &str, b: &Window| overlap(&window(a), b, now).unwrap();
+        assert_eq!(met("Sun 03:00", &window("Sun 04:29")), Some(at("2026-09-06T02:29:00Z")));
+        assert_eq!(met("Sun 03:00", &window("Sun 04:30")), None, "one closes as the other opens");
+        assert_eq!(met("daily 03:00", &window("Wed 02:00")), Some(at("2026-09-02T01:00:00Z")));
+        assert_eq!(met("Mon 03:00", &window("Tue 03:00")), None);
+        assert_eq!(met("Sun 03:00", &window("2020-01-01 03:00")), None, "it opens no more");
+        // 03:00 in Amsterdam is 01:00 or 02:00 UTC: only in winter do these two meet.
+        let utc = Window { timezone: "UTC".to_owned(), ..window("daily 02:45") };
+        assert_eq!(met("Sun 03:00", &utc), Some(at("2026-10-25T02:45:00Z")));
+        let unknown = Window { timezone: "Mars/Base".to_owned(), ..window("daily 03:00") };
+        assert!(overlap(&window("Sun 03:00"), &unknown, now).is_err());
     }
 
     /// Real clock changes of Amsterdam: 2026-10-25 03:00 → 02:00, 2027-03-28 02:00 → 03:00.

@@ -6,6 +6,7 @@
 pub mod baseline;
 pub mod exposition;
 pub mod get;
+pub mod observe;
 pub mod poll;
 pub mod prometheus;
 pub mod relay;
