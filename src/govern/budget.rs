@@ -226,6 +226,22 @@ mod tests {
     }
 
     #[test]
+    fn the_lower_limit_counts_kind_by_kind() {
+        let a = BudgetLimits { requests: Some(5), failed_requests: Some(9), ..BudgetLimits::default() };
+        let b = BudgetLimits { requests: Some(7), connections: Some(3), ..BudgetLimits::default() };
+        let want = BudgetLimits {
+            requests: Some(5),
+            failed_requests: Some(9),
+            bytes_received: None,
+            connections: Some(3),
+        };
+        assert_eq!((a.lowered(b), b.lowered(a)), (want, want));
+        assert!(BudgetLimits::default().is_unlimited() && !want.is_unlimited());
+        let only_bytes = BudgetLimits { bytes_received: Some(1), ..BudgetLimits::default() };
+        assert!(!only_bytes.is_unlimited());
+    }
+
+    #[test]
     fn what_is_not_on_the_disk_is_beyond_the_reserve() {
         let limits = BudgetLimits { requests: Some(1_000), ..BudgetLimits::default() };
         let mut budget = Budget::open(limits, Amounts::default());
@@ -234,6 +250,8 @@ mod tests {
         budget.stored(ask);
         budget.note(amounts(50));
         assert_eq!(budget.to_reserve(amounts(50)), None, "the second half covers the next second");
+        budget.note(amounts(100));
+        assert!(!budget.is_beyond_reserve(), "all of it and no more");
         budget.note(amounts(101));
         assert!(budget.is_beyond_reserve(), "the disk knows of 100");
     }

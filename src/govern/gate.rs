@@ -321,6 +321,38 @@ mod tests {
     }
 
     #[test]
+    fn a_grant_of_nothing_and_a_latch_close_both_ways() {
+        let gate = open_gate(10);
+        let early = gate.permit(MS(100)).unwrap();
+        gate.publish(MS(110), Rate::ZERO, Rate::per_sec(100), MS(600));
+        assert_eq!(early.spend(MS(120)).unwrap_err(), ShedReason::NoGrant, "the grant it came from is gone");
+        assert_eq!(gate.permit(MS(300)).unwrap_err(), ShedReason::NoGrant);
+        assert_eq!(gate.connect(MS(300)).unwrap_err(), ShedReason::NoGrant, "no requests, no connections");
+        gate.publish(MS(310), Rate::per_sec(1_000), Rate::per_sec(100), MS(900));
+        assert!(gate.permit(MS(400)).is_ok() && gate.connect(MS(400)).is_ok());
+        gate.latch().set(StopCause::KillFile);
+        gate.publish(MS(410), Rate::per_sec(1_000), Rate::per_sec(100), MS(900));
+        assert!(!gate.requests.is_leased(MS(420)) && !gate.connects.is_leased(MS(420)));
+    }
+
+    #[test]
+    fn a_permit_lives_as_long_as_it_may() {
+        let gate = open_gate(10);
+        let permit = gate.permit(MS(100)).unwrap();
+        assert_eq!(gate.last_spent(), MS(0));
+        let slot = permit.spend(MS(200)).unwrap();
+        assert_eq!((gate.last_spent(), gate.in_flight(), gate.in_flight_max()), (MS(200), 1, 10));
+        drop(slot);
+        assert_eq!(gate.in_flight(), 0);
+        let limits =
+            GateLimits { requests: Some(2), ..GateLimits::of_rate(Rate::per_sec(9), Rate::per_sec(9), 9) };
+        let gate = Gate::new(Latch::new(), limits);
+        gate.publish(MS(0), Rate::per_sec(9), Rate::per_sec(9), MS(5_000));
+        assert!(gate.permit(MS(1_000)).is_ok());
+        assert_eq!(gate.requests_left(), 1);
+    }
+
+    #[test]
     fn slots_come_back_and_bind() {
         let gate = open_gate(2);
         let first = gate.permit(MS(100)).unwrap().spend(MS(100)).unwrap();

@@ -222,6 +222,10 @@ impl Guard {
         if self.last.is_some_and(|(old, _)| sample.seq <= old.seq) {
             return false;
         }
+        if self.last.is_some_and(|(old, _)| now > old.requested_at.plus(spec.max_age)) {
+            // Silence in between is no health, whatever stood before it.
+            self.clean_since = None;
+        }
         let reading = spec.read(sample.answer);
         self.last = Some((sample, reading));
         self.note_worst(spec, reading);
@@ -327,12 +331,6 @@ impl Guard {
     pub fn worst(&self) -> Option<f64> {
         self.worst
     }
-
-    /// When the last answer's request was started.
-    #[must_use]
-    pub fn last_requested_at(&self) -> Option<RunTime> {
-        self.last.map(|(s, _)| s.requested_at)
-    }
 }
 
 #[cfg(test)]
@@ -427,6 +425,93 @@ pub(crate) mod tests {
         assert_eq!(guard.view(&spec, RunTime::from_millis(4_000)).level, Level::Good);
         let view = guard.view(&spec, RunTime::from_millis(6_000));
         assert_eq!((view.level, view.no_data_ms, view.clean_ms), (Level::NoData, 2_000, 0));
+    }
+
+    #[test]
+    fn silence_breaks_a_clean_stretch() {
+        let spec = spec();
+        let mut guard = Guard::default();
+        let mut tell = |ms: u64| {
+            let now = RunTime::from_millis(ms);
+            guard.observe(&spec, now, Sample { seq: ms + 1, requested_at: now, answer: v(0.0) });
+            guard.view(&spec, now).clean_ms
+        };
+        assert_eq!([tell(0), tell(4_000), tell(8_000)], [0, 4_000, 8_000], "answers as old as they may be");
+        assert_eq!([tell(12_001), tell(13_000)], [0, 999], "one came a millisecond too late");
+    }
+
+    #[test]
+    fn limits_are_passed_not_reached() {
+        let t = spec().thresholds;
+        for (value, want) in [
+            (0.005, Reading::Good(0.005)),
+            (0.0051, Reading::Hold(0.0051)),
+            (0.01, Reading::Hold(0.01)),
+            (0.05, Reading::BackOff(0.05)),
+            (0.0501, Reading::Abort(0.0501)),
+        ] {
+            assert_eq!(t.classify(value), want);
+        }
+        let below =
+            Thresholds { side: Side::Below, hold: None, back_off: Some(80.0), abort: None, clear: 90.0 };
+        assert_eq!(below.classify(80.0), Reading::Good(80.0));
+        assert!(!t.is_worse(1.2, 1.0) && t.is_worse(1.21, 1.0));
+        assert!(!below.is_worse(80.0, 100.0) && below.is_worse(79.9, 100.0));
+    }
+
+    #[test]
+    fn a_tripped_guard_breaches_at_any_value() {
+        let above = spec().thresholds.tripped();
+        let below = Thresholds { side: Side::Below, ..spec().thresholds }.tripped();
+        for t in [above, below] {
+            for value in [-1e300, 0.0, 1e300] {
+                assert_eq!(t.classify(value), Reading::Abort(value), "{t:?}");
+                assert!(!t.is_clear(value));
+            }
+        }
+        let only = Thresholds { hold: None, abort: None, ..spec().thresholds }.tripped();
+        assert_eq!(only.classify(0.0), Reading::BackOff(0.0), "what has no limit gets none");
+        let hold = Thresholds { back_off: None, abort: None, ..spec().thresholds }.tripped();
+        assert_eq!(hold.classify(0.0), Reading::Hold(0.0));
+    }
+
+    #[test]
+    fn enough_samples_are_enough() {
+        let few = GuardSpec { min_samples: 200, ..spec() };
+        assert_eq!(few.read(Answer::Value { value: 1.0, samples: 200 }), Reading::Abort(1.0));
+        assert_eq!(few.read(Answer::Value { value: 1.0, samples: 199 }), Reading::Neutral);
+    }
+
+    #[test]
+    fn the_worst_value_is_kept() {
+        let worst = |spec: &GuardSpec, values: &[f64]| {
+            let mut guard = Guard::default();
+            for (i, value) in values.iter().enumerate() {
+                let now = RunTime::from_millis(i as u64 * 1000);
+                guard.observe(spec, now, Sample { seq: i as u64 + 1, requested_at: now, answer: v(*value) });
+            }
+            guard.worst()
+        };
+        let above = spec();
+        let below = GuardSpec { thresholds: Thresholds { side: Side::Below, ..spec().thresholds }, ..spec() };
+        assert_eq!(worst(&above, &[]), None);
+        assert_eq!(worst(&above, &[0.3, 0.7, 0.5]), Some(0.7));
+        assert_eq!(worst(&below, &[0.5, 0.3, 0.7]), Some(0.3));
+    }
+
+    #[test]
+    fn time_without_data_is_counted_from_its_beginning_and_ends_with_data() {
+        let spec = spec();
+        let none = Answer::NoData(NoData::Empty);
+        assert_eq!(feed(&spec, &[v(0.0), none, none, none]).no_data_ms, 2_000);
+        assert_eq!(feed(&spec, &[v(0.0), none, none, v(0.0)]).no_data_ms, 0);
+        assert_eq!(feed(&spec, &[v(0.0), none, v(0.0), none]).no_data_ms, 0);
+        // Silence after harm is harm only where harm was meant, and only until health was seen.
+        let mild = GuardSpec { harm: false, ..spec.clone() };
+        assert_eq!(feed(&mild, &[v(0.02), none]).level, Level::NoData);
+        assert_eq!(feed(&spec, &[v(0.02), v(0.0), v(0.0), none]).level, Level::NoData);
+        let never = Guard::default().view(&spec, RunTime::from_millis(7_000));
+        assert_eq!((never.level, never.no_data_ms), (Level::NoData, 7_000), "silent since the start");
     }
 
     #[test]

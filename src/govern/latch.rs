@@ -142,6 +142,14 @@ mod tests {
     }
 
     #[test]
+    fn an_open_latch_has_no_cause() {
+        assert_eq!(Latch::new().cause(), None);
+        for cause in CAUSES {
+            assert!(cause.words().len() > 10, "{cause:?}");
+        }
+    }
+
+    #[test]
     fn a_signal_sets_it_without_help() {
         let latch = Latch::new();
         latch.signal_flag().store(15, Ordering::SeqCst);

@@ -271,6 +271,102 @@ mod tests {
         }
     }
 
+    #[test]
+    fn bins_are_six_percent_wide_from_fifty_microseconds() {
+        for (nanos, bin) in [(0, 0), (50_000, 0), (50_001, 1), (52_900, 1), (53_000, 2), (100_000, 12)] {
+            assert!(bin_of(nanos).abs_diff(bin) <= usize::from(nanos == 100_000), "{nanos}");
+        }
+        assert_eq!((bin_of(100_001), bin_of(u64::MAX)), (13, BINS - 1));
+        assert!((bin_top_s(12) - 0.000_1).abs() < 1e-9 && (bin_top_s(24) - 0.000_2).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_quantile_is_the_value_of_its_rank() {
+        let mut bins = Bins::default();
+        assert_eq!(bins.plain_quantile(0.5), None);
+        (0..90).for_each(|_| bins.add(1_000_000));
+        (0..10).for_each(|_| bins.add(1_000_000_000));
+        let near = |q: f64, s: f64| {
+            let v = bins.plain_quantile(q).unwrap();
+            assert!(v >= s && v < s * 1.07, "{q}: {v} for {s}");
+        };
+        near(0.0, 0.001);
+        near(0.90, 0.001);
+        near(0.91, 1.0);
+        near(1.0, 1.0);
+        // What is in flight counts only where it is older than what was answered.
+        let mut ages = Bins::default();
+        (0..100).for_each(|_| ages.add(500_000));
+        assert_eq!(bins.quantile(0.9, &ages), bins.plain_quantile(0.9), "young requests say nothing yet");
+        (0..10).for_each(|_| ages.add(30_000_000_000));
+        let hung = bins.quantile(0.92, &ages).unwrap();
+        assert!(hung >= 30.0, "the 102nd of 110 is one that hangs: {hung}");
+        let same = bins.plain_quantile(0.9).unwrap();
+        assert_eq!(bins.above(same), 10, "above, not at");
+    }
+
+    #[test]
+    fn all_counts_of_two_buckets_are_added() {
+        let one = |n: u64| LocalCounts {
+            done: n,
+            errors: n + 1,
+            timeouts: n + 2,
+            unexpected: n + 3,
+            refused: n + 4,
+            blocked: n + 5,
+            connects: n + 6,
+            connect_failures: n + 7,
+            bytes: n + 8,
+            server_errors: n + 9,
+        };
+        let mut a = LocalBucket { counts: one(1), ..LocalBucket::default() };
+        let mut b = LocalBucket { counts: one(100), ..LocalBucket::default() };
+        b.service.add(5);
+        a.merge(&b);
+        let sum = LocalCounts {
+            done: 101,
+            errors: 103,
+            timeouts: 105,
+            unexpected: 107,
+            refused: 109,
+            blocked: 111,
+            connects: 113,
+            connect_failures: 115,
+            bytes: 117,
+            server_errors: 119,
+        };
+        assert_eq!((a.counts, a.service.count()), (sum, 1));
+    }
+
+    #[test]
+    fn the_ring_forgets_what_is_old_and_what_was_before_a_cut() {
+        let mut window = LocalWindow::default();
+        for _ in 0..LOCAL_BUCKETS_MAX + 5 {
+            window.push(bucket(&[10]), LocalNow::default());
+        }
+        assert_eq!(window.counts(|_| false).done, LOCAL_BUCKETS_MAX as u64);
+        window.push(bucket(&[]), LocalNow { in_flight: 1, ..LocalNow::default() });
+        window.forget();
+        assert_eq!((window.counts(|_| false).done, window.stalled_buckets()), (0, 0));
+        window.push(bucket(&[10]), LocalNow::default());
+        assert_eq!(window.counts(|_| false).done, 1);
+    }
+
+    #[test]
+    fn answers_that_all_failed_are_no_answers() {
+        let busy = || LocalNow { in_flight: 20, ..LocalNow::default() };
+        for (errors, timeouts, answered) in
+            [(0, 0, true), (1, 0, true), (1, 1, false), (2, 0, false), (0, 2, false)]
+        {
+            let mut window = LocalWindow::default();
+            let mut b = bucket(&[10, 10]);
+            (b.counts.errors, b.counts.timeouts) = (errors, timeouts);
+            window.push(b, busy());
+            window.push(bucket(&[]), busy());
+            assert_eq!(window.silent_buckets(), u64::from(answered), "{errors} {timeouts}");
+        }
+    }
+
     fn bucket(latencies_ms: &[u64]) -> LocalBucket {
         let mut b = LocalBucket::default();
         for ms in latencies_ms {

@@ -299,6 +299,94 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_a_silence_and_a_stream_are_numbers_in_their_units() {
+        let mut window = LocalWindow::default();
+        let busy = LocalNow { in_flight: 30, oldest_ns: 1_500_000_000, ..LocalNow::default() };
+        let mut answered = LocalBucket::default();
+        (answered.counts.done, answered.counts.bytes) = (1, 2_500_000);
+        window.push(answered, busy.clone());
+        (0..4).for_each(|_| window.push(LocalBucket::default(), busy.clone()));
+        let value = |metric: LocalMetric| match metric.answer(&window) {
+            Answer::Value { value, samples } => {
+                assert_eq!(samples, u64::MAX, "{metric:?} needs no samples");
+                value
+            }
+            other => panic!("{metric:?}: {other:?}"),
+        };
+        let is =
+            |metric, want: f64| assert!((value(metric) - want).abs() < 1e-9, "{metric:?} {}", value(metric));
+        is(LocalMetric::Stalled, 0.4);
+        is(LocalMetric::Outage, 0.4);
+        is(LocalMetric::OldestInFlight, 1.5);
+        // 2.5 MB in the window of one second are 20 Mbit/s.
+        is(LocalMetric::Received, 20.0);
+        is(LocalMetric::FailuresInARow, 0.0);
+    }
+
+    #[test]
+    fn errors_of_every_kind_are_added_and_ratios_need_their_samples() {
+        let mut bucket = LocalBucket::default();
+        bucket.counts.done = 100;
+        (bucket.counts.errors, bucket.counts.timeouts, bucket.counts.refused) = (10, 20, 30);
+        bucket.counts.blocked = 60;
+        assert_eq!(read(LocalMetric::ErrorRatio, bucket.clone(), LocalNow::default()), Reading::Abort(0.6));
+        assert_eq!(read(LocalMetric::Blocked, bucket.clone(), LocalNow::default()), Reading::Abort(0.6));
+        bucket.counts.blocked = 50;
+        assert_eq!(read(LocalMetric::Blocked, bucket, LocalNow::default()), Reading::Good(0.5));
+        // The window stretches back until the ratio has its samples.
+        let mut window = LocalWindow::default();
+        let mut old = LocalBucket::default();
+        (old.counts.done, old.counts.errors) = (RATIO_SAMPLES_MIN, RATIO_SAMPLES_MIN);
+        window.push(old, LocalNow::default());
+        (0..WINDOW_BUCKETS).for_each(|_| window.push(LocalBucket::default(), LocalNow::default()));
+        let answer = LocalMetric::ErrorRatio.answer(&window);
+        assert_eq!(answer, Answer::Value { value: 1.0, samples: RATIO_SAMPLES_MIN });
+        let idle = LocalMetric::ErrorRatio.answer(&LocalWindow::default());
+        assert_eq!(idle, Answer::Value { value: 0.0, samples: 0 });
+    }
+
+    #[test]
+    fn quantiles_read_their_own_rank() {
+        let mut bucket = LocalBucket::default();
+        (0..970).for_each(|_| bucket.service.add(1_000_000));
+        (0..30).for_each(|_| bucket.service.add(1_000_000_000));
+        let mut window = LocalWindow::default();
+        window.push(bucket, LocalNow::default());
+        let value = |metric: LocalMetric| match metric.answer(&window) {
+            Answer::Value { value, samples: 1_000 } => value,
+            other => panic!("{other:?}"),
+        };
+        assert!(value(LocalMetric::P95) < 0.002 && value(LocalMetric::P99) >= 1.0);
+        assert_eq!((LocalMetric::P95.quantile(), LocalMetric::P99.quantile()), (Some(0.95), Some(0.99)));
+        for metric in LocalMetric::SETTABLE.into_iter().chain(LocalMetric::ALWAYS) {
+            let quantile = matches!(metric, LocalMetric::P95 | LocalMetric::P99);
+            assert_eq!(
+                (metric.is_latency(), metric.quantile().is_some()),
+                (quantile, quantile),
+                "{metric:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_that_follow_from_one_number() {
+        let t = LocalMetric::receive_limits(100.0);
+        assert_eq!((t.hold, t.back_off, t.abort, t.clear), (Some(90.0), Some(100.0), None, 80.0));
+        let fixed = |m: LocalMetric| m.fixed(Duration::from_secs(10)).unwrap();
+        assert_eq!(fixed(LocalMetric::OldestInFlight).back_off, Some(9.0));
+        for m in LocalMetric::ALWAYS {
+            let t = fixed(m);
+            let first = t.back_off.or(t.hold).or(t.abort).unwrap();
+            assert!((t.clear - first * 0.8).abs() < 1e-9, "{m:?}");
+        }
+        let spec = LocalMetric::P99.spec(t, Duration::from_secs(7));
+        assert_eq!((spec.lag, spec.max_age), (Duration::from_millis(1_200), Duration::from_millis(500)));
+        assert_eq!((spec.clear_for, spec.min_samples), (Duration::from_secs(7), 500));
+        assert!(spec.required && spec.harm && !spec.neutral_blocks && !spec.need_traffic);
+        assert!(LocalMetric::ErrorRatio.spec(t, Duration::ZERO).neutral_blocks);
+    }
+
+    #[test]
     fn few_samples_are_neutral_not_healthy() {
         let mut bucket = LocalBucket::default();
         bucket.counts.done = RATIO_SAMPLES_MIN - 1;

@@ -94,3 +94,26 @@ pub fn redecide<'a>(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::step::tests::{FINE, inputs, settings};
+    use super::*;
+
+    #[test]
+    fn a_journal_that_was_not_written_by_this_machine_diverges() {
+        let s = settings();
+        let mut states = Vec::new();
+        let mut state = State::start(&s);
+        for tick in 0..20 {
+            let i = inputs(tick * 100, FINE);
+            state = step(&s, &state, &i).0;
+            states.push((i, state.clone()));
+        }
+        let again = |states: &[(Inputs, State)]| redecide(&s, states.iter().map(|(i, s)| (i, s)));
+        assert_eq!(again(&states), None);
+        let (phase, at) = (states[7].1.phase.name(), states[7].0.now);
+        states[7].1.cuts += 1;
+        assert_eq!(again(&states), Some(Divergence { tick: 7, at, phases: (phase, phase) }));
+    }
+}

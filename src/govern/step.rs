@@ -137,4 +137,8 @@ pub fn step(settings: &Settings, state: &State, inputs: &Inputs) -> (State, Vec<
 
 #[cfg(test)]
 #[path = "step_tests.rs"]
-mod tests;
+pub(super) mod tests;
+
+#[cfg(test)]
+#[path = "step_boundary_tests.rs"]
+mod boundary_tests;

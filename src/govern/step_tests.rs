@@ -13,7 +13,7 @@ use crate::govern::reading::{NoData, Reading};
 use crate::govern::state::{Cause, HeldFrom};
 use crate::units::Rate;
 
-fn settings() -> Settings {
+pub(in crate::govern) fn settings() -> Settings {
     let secs = Duration::from_secs;
     let slow = GuardSpec { clear_for: secs(10), ..spec() };
     let local = GuardSpec { origin: Origin::Local, lag: Duration::from_millis(1200), ..slow.clone() };
@@ -46,7 +46,7 @@ fn settings() -> Settings {
     }
 }
 
-fn view(level: Level) -> View {
+pub(in crate::govern) fn view(level: Level) -> View {
     let reading = match level {
         Level::Good => Reading::Good(0.001),
         Level::Neutral => Reading::Neutral,
@@ -60,7 +60,7 @@ fn view(level: Level) -> View {
     View { level, reading, no_data_ms: 0, clean_ms }
 }
 
-fn inputs(ms: u64, levels: [Level; 2]) -> Inputs {
+pub(in crate::govern) fn inputs(ms: u64, levels: [Level; 2]) -> Inputs {
     Inputs {
         now: RunTime::from_millis(ms),
         tick_late_ms: 0,
@@ -90,10 +90,10 @@ fn inputs(ms: u64, levels: [Level; 2]) -> Inputs {
     }
 }
 
-const FINE: [Level; 2] = [Level::Good, Level::Good];
+pub(in crate::govern) const FINE: [Level; 2] = [Level::Good, Level::Good];
 
 /// A state in `phase` since second 100, at share `share`.
-fn at(phase: Phase, share: f64) -> State {
+pub(in crate::govern) fn at(phase: Phase, share: f64) -> State {
     let t = RunTime::from_millis(100_000);
     State {
         phase,
@@ -315,6 +315,15 @@ fn every_terminal_has_its_exit_code() {
     assert_eq!(aborted(Cause::GuardNoData(0)), 7);
     assert_eq!(aborted(Cause::TickLate), 7);
     assert_eq!(aborted(Cause::Stop(StopCause::Signal)), 6);
+    for stop in [StopCause::Signal, StopCause::KillFile, StopCause::Control] {
+        for sent in [true, false] {
+            assert_eq!(Terminal::of(Cause::Stop(stop), sent), Terminal::Stopped(Cause::Stop(stop)));
+        }
+    }
+    for (max, capped) in [(Share::ONE, false), (Share::from_f64(0.999), true)] {
+        assert_eq!(State::start(&Settings { share_max: max, ..settings() }).capped, capped);
+    }
+    assert_eq!(aborted(Cause::Stop(StopCause::Panic)), 1);
     assert_eq!(aborted(Cause::Stop(StopCause::KillFile)), 6);
     assert_eq!(aborted(Cause::Stop(StopCause::TargetSaidStop)), 4);
     assert_eq!(aborted(Cause::Stop(StopCause::HardCeiling)), 1);
