@@ -74,6 +74,8 @@ struct GuardsFile {
     poll: String,
     back_off: String,
     abort: String,
+    /// Local back-off limit of the 95th percentile of latency.
+    p95: String,
     /// Prometheus cannot be asked from then on.
     blind_from: Option<String>,
 }
@@ -90,6 +92,7 @@ impl Default for GuardsFile {
             poll: s("5s"),
             back_off: s("1%"),
             abort: s("20%"),
+            p95: s("200ms"),
             blind_from: None,
         }
     }
@@ -221,7 +224,7 @@ fn prometheus_guard(
     })
 }
 
-fn local_guards(timeout_s: f64, clear_for: Duration) -> Vec<(LocalMetric, GuardSpec)> {
+fn local_guards(p95_s: f64, timeout_s: f64, clear_for: Duration) -> Vec<(LocalMetric, GuardSpec)> {
     let limit = |back_off: f64, abort: Option<f64>| Thresholds {
         side: Side::Above,
         hold: None,
@@ -229,7 +232,8 @@ fn local_guards(timeout_s: f64, clear_for: Duration) -> Vec<(LocalMetric, GuardS
         abort,
         clear: back_off * 0.8,
     };
-    let settable = [(LocalMetric::ErrorRatio, limit(0.05, Some(0.5))), (LocalMetric::P95, limit(0.2, None))];
+    let settable =
+        [(LocalMetric::ErrorRatio, limit(0.05, Some(0.5))), (LocalMetric::P95, limit(p95_s, None))];
     let fixed = LocalMetric::ALWAYS
         .into_iter()
         .filter_map(|m| Some((m, m.fixed(Duration::from_secs_f64(timeout_s))?)));
@@ -300,7 +304,8 @@ fn build(f: &ScenarioFile, timeout_s: f64) -> Result<Parts, String> {
     }
     let lag = asked.iter().map(|s| s.lag).max().unwrap_or_default().max(Duration::from_millis(1_200));
     let clear_for = lag.max(Duration::from_secs(30));
-    let local = if g.local { local_guards(timeout_s, clear_for) } else { Vec::new() };
+    let local =
+        if g.local { local_guards(secs("guards.p95", &g.p95)?, timeout_s, clear_for) } else { Vec::new() };
     let (metrics, mut guards): (Vec<_>, Vec<_>) = local.into_iter().unzip();
     let first = guards.len();
     let index = |name: &str| asked.iter().position(|s| s.name == name).map(|i| first + i);
