@@ -425,5 +425,7 @@ mod tests {
         }
         window.push(bucket(&[1]), busy);
         assert_eq!(window.stalled_buckets(), 0);
+        window.push(bucket(&[]), LocalNow::default());
+        assert_eq!(window.stalled_buckets(), 0, "nothing in flight is peace, not a stall");
     }
 }
