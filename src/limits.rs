@@ -159,6 +159,9 @@ const _: () = assert!(BLOCK_RAW_BYTES_TARGET + HEAD_BYTES_MAX * 2 < BLOCK_RAW_BY
 /// Largest start jitter of a clone.
 pub const CLONE_JITTER_MAX: Duration = Duration::from_secs(10);
 
+/// Planned requests kept to be shared by all that are alike: a few megabytes, and most requests of a trace are few.
+pub const ALIKE_MAX: usize = 4_096;
+
 /// Plan read ahead of its time: bounds memory and the cost of a stop.
 pub const HORIZON: Duration = Duration::from_secs(2);
 
@@ -178,9 +181,6 @@ pub const THINNED_RETURN_AFTER: Duration = Duration::from_secs(60);
 pub const PLAN_SECONDS_MAX: u64 = 7 * 86_400;
 
 // --- Engine ------------------------------------------------------------------------------------
-
-/// Pacing quantum by default: departures due within it go out in one wake-up.
-pub const PACING_QUANTUM: Duration = Duration::from_micros(250);
 
 /// Lateness of ours beyond which a departure is shed: it would be another moment's traffic.
 pub const TOO_LATE: Duration = Duration::from_millis(500);

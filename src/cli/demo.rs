@@ -11,6 +11,7 @@ use super::run::LiveLine;
 use crate::demo::{Shop, ShopSettings};
 use crate::engine::prepare::{Refusal, Request, prepare};
 use crate::engine::run::{Conduct, run, workers_for};
+use crate::plan::pacing::Pacing;
 use crate::policy::settings::LeadIn;
 use crate::policy::{Policy, check};
 use crate::report::json::Report;
@@ -111,6 +112,7 @@ impl DemoArgs {
             lead_in,
             seed: 1,
             shard: (0, 1),
+            pacing: Pacing::Auto,
         };
         let (prepared, _) = prepare(&request).map_err(|r| match r {
             Refusal::Usage(error) => error,

@@ -24,6 +24,7 @@ use crate::engine::prepare::{Refusal, Request, load_policy, prepare};
 use crate::engine::run::{Conduct, run, target_name};
 use crate::engine::shared::Stage;
 use crate::govern::latch::Latch;
+use crate::plan::pacing::Pacing;
 use crate::policy::Policy;
 use crate::policy::settings::{LeadIn, local_guards};
 use crate::policy::target::Target;
@@ -230,6 +231,7 @@ impl DrillArgs {
             lead_in: LeadIn::Auto,
             seed: 1,
             shard: (0, 1),
+            pacing: Pacing::Auto,
         }
     }
 

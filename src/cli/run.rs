@@ -10,6 +10,7 @@ use crate::engine::governor::Snapshot;
 use crate::engine::ledger;
 use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
 use crate::engine::run::{Conduct, NotStarted, Prepared, run, target_name, workers_for};
+use crate::plan::pacing::Pacing;
 use crate::policy::settings::{LeadIn, in_flight_max};
 use crate::report::dry_run::{self, Asked};
 use crate::report::{live, text};
@@ -60,6 +61,9 @@ pub(super) struct RunArgs {
     /// Send only part I of N of the sessions, such as 0/2.
     #[arg(long, value_name = "I/N", default_value = "0/1", value_parser = shard)]
     shard: (u64, u64),
+    /// When requests leave: auto, exact, spin (a core for each worker), or together within a time such as 100us or 1ms.
+    #[arg(long, default_value = "auto", value_parser = Pacing::parse)]
+    pacing: Pacing,
     /// Say what would be done, and send nothing.
     #[arg(long)]
     dry_run: bool,
@@ -160,6 +164,7 @@ impl RunArgs {
             lead_in: self.lead_in,
             seed: self.seed,
             shard: self.shard,
+            pacing: self.pacing,
         })
     }
 

@@ -13,10 +13,11 @@ use crate::edge::clock::wait;
 use crate::govern::latch::StopCause;
 use crate::limits::{FEED_BATCH_MAX, HORIZON};
 use crate::measure::outcome::RunPhase;
-use crate::plan::Departure;
 use crate::plan::draw::{Salt, below, hash64};
+use crate::plan::prepared::{Marking, Prepared};
 use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanStream};
+use crate::plan::{Departure, DepartureKind};
 use crate::units::{Rate, RunTime};
 
 /// Departures for one worker, all of one stage.
@@ -55,6 +56,8 @@ pub struct Feeder<S> {
     pub target: Rate,
     /// Seed.
     pub seed: u64,
+    /// How traffic is marked.
+    pub marking: Marking,
     /// The measure phase.
     pub plan: MeasurePlan<S>,
 }
@@ -115,9 +118,12 @@ impl<S: EventSource> Feeder<S> {
                     anyhow::bail!("no request of the trace may be sent")
                 };
                 let mut next = || Ok(plan.next().filter(|d| d.due_ns < until));
-                deal(&self.shared, &self.workers, of, &mut dealt, &mut next)?
+                deal(&self.shared, &self.workers, &self.marking, of, &mut dealt, &mut next)?
             } else if let MeasurePlan::Trace(plan) = &mut self.plan {
-                deal(&self.shared, &self.workers, of, &mut dealt, &mut || plan.next_departure())?
+                {
+                    let mut next = || plan.next_departure();
+                    deal(&self.shared, &self.workers, &self.marking, of, &mut dealt, &mut next)?
+                }
             } else {
                 None
             };
@@ -163,6 +169,7 @@ struct Dealt {
 fn deal(
     shared: &Shared,
     workers: &[Sender<Batch>],
+    marking: &Marking,
     of: Of,
     dealt: &mut Dealt,
     next: &mut dyn FnMut() -> anyhow::Result<Option<Departure>>,
@@ -187,6 +194,10 @@ fn deal(
             break;
         }
         dealt.last = due;
+        if let DepartureKind::Request(planned) = &departure.kind {
+            // Here, ahead of time and on another thread than the one that sends.
+            planned.prepared.get_or_init(|| Prepared::of(&planned.shape, marking));
+        }
         let worker = below(hash64(departure.instance.0, Salt::Worker), workers.len() as u64) as usize;
         batches[worker].push(departure);
         if batches[worker].len() >= FEED_BATCH_MAX {

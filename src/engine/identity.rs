@@ -1,6 +1,6 @@
 //! The identity of a run: its id, and how its traffic is marked.
 
-use crate::edge::send::request::Marking;
+use crate::plan::prepared::Marking;
 use crate::policy::Policy;
 use crate::policy::target::Target;
 use crate::units::WallTime;

@@ -20,6 +20,7 @@ use crate::govern::settings::Settings;
 use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::DepartureKind;
 use crate::plan::forecast::{Forecast, forecast};
+use crate::plan::pacing::Pacing;
 use crate::plan::screen::Screen;
 use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanSettings};
@@ -87,6 +88,8 @@ pub struct Request {
     pub seed: u64,
     /// This shard and how many there are.
     pub shard: (u64, u64),
+    /// When workers wake.
+    pub pacing: Pacing,
 }
 
 /// A trace file as a source of events.
@@ -208,6 +211,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         duration_ns,
         forecast,
         sample,
+        pacing: asked.pacing,
         steady,
         opening,
         words,
@@ -454,6 +458,7 @@ pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(For
         lead_in: LeadIn::Auto,
         seed: 1,
         shard: (0, 1),
+        pacing: Pacing::Auto,
     };
     let mut plan = match plan_settings(&asked) {
         Ok(plan) => plan,

@@ -39,6 +39,8 @@ use crate::govern::step::Effect;
 use crate::limits::{FEED_BATCHES_MAX, POLICY_LOOK, WORKERS_MAX};
 use crate::measure::tally::Tally;
 use crate::plan::forecast::Forecast;
+use crate::plan::pacing::Pacing;
+use crate::plan::prepared::Marking;
 use crate::plan::stationary::Sample;
 use crate::plan::stream::{EventSource, PlanSettings, PlanStream};
 use crate::policy::settings::{in_flight_max, local_guards};
@@ -67,6 +69,8 @@ pub struct Prepared<S> {
     pub forecast: Forecast,
     /// Sessions for the stationary plan.
     pub sample: Sample,
+    /// When workers wake.
+    pub pacing: Pacing,
     /// A steady rate instead of the trace, for this many nanoseconds.
     pub steady: Option<(Rate, u64)>,
     /// The opening of the policy's window that holds now.
@@ -204,6 +208,7 @@ pub fn run<S: EventSource + Send + 'static>(
         p.sample,
         p.steady,
         p.settings.target,
+        identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed),
         &shared,
         senders,
     )?;
@@ -318,6 +323,7 @@ fn start_workers<S>(
         request_timeout: p.policy.rate.request_timeout,
         connect_timeout: p.policy.rate.connect_timeout,
         session_blocked_max: p.policy.rate.session_blocked_max,
+        pacing: p.pacing,
     };
     let (mut senders, mut handles) = (Vec::new(), Vec::new());
     for index in 0..shared.ports.len() {
@@ -344,6 +350,7 @@ fn start_feeder<S: EventSource + Send + 'static>(
     sample: Sample,
     steady: Option<(Rate, u64)>,
     target: Rate,
+    marking: Marking,
     shared: &Arc<Shared>,
     workers: Senders,
 ) -> anyhow::Result<JoinHandle<()>> {
@@ -352,7 +359,7 @@ fn start_feeder<S: EventSource + Send + 'static>(
         None => MeasurePlan::Trace(Box::new(PlanStream::new(source, plan.clone(), duration_ns))),
     };
     let (shared, sample, seed) = (Arc::clone(shared), Arc::new(sample), plan.seed);
-    let feeder = Feeder { shared, workers, sample, target, seed, plan: measure };
+    let feeder = Feeder { shared, workers, sample, target, seed, marking, plan: measure };
     spawn("feeder", move || feeder.run())
 }
 

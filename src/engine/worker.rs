@@ -18,16 +18,20 @@ use crate::edge::send::book::Book;
 use crate::edge::send::connect::Connector;
 use crate::edge::send::dns::Resolver;
 use crate::edge::send::lane::{Lane, LaneContext};
-use crate::edge::send::request::Marking;
 use crate::govern::gate::ShedReason;
 use crate::govern::latch::StopCause;
-use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, PACING_QUANTUM, TOO_LATE};
+use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, TOO_LATE};
 use crate::measure::outcome::RunPhase;
 use crate::measure::tally::Tally;
+use crate::plan::pacing::{Pacer, Pacing};
+use crate::plan::prepared::Marking;
 use crate::plan::thin::Thinner;
 use crate::plan::{Departure, DepartureKind, Instance};
 use crate::policy::target::Target;
 use crate::units::RunTime;
+
+/// Departures sent off before the worker looks at its answers.
+const DISPATCH_MAX: u64 = 64;
 
 /// Longest sleep of a worker: it must beat well within the governor's patience.
 const BEAT: Duration = Duration::from_millis(50);
@@ -49,6 +53,8 @@ pub struct WorkerSettings {
     pub connect_timeout: Duration,
     /// Longest wait for the previous answer.
     pub session_blocked_max: Duration,
+    /// When it wakes.
+    pub pacing: Pacing,
 }
 
 /// Sets the latch if a worker ends other than by the end of the run.
@@ -92,6 +98,7 @@ pub fn run(
         request_timeout: settings.request_timeout,
         session_blocked_max: settings.session_blocked_max,
         number: std::cell::Cell::new((index as u64) << 48),
+        scratch: LaneContext::scratch(),
     });
     let local = LocalSet::new();
     let worker = Worker {
@@ -103,6 +110,9 @@ pub fn run(
         thinner: Thinner::default(),
         last_beat: RunTime::START,
         epoch: 0,
+        stage: Stage::Waiting,
+        stage_epoch: u64::MAX,
+        pacer: Pacer::new(settings.pacing),
         closing: None,
     };
     let result = local.block_on(&runtime, worker.work(batches));
@@ -129,6 +139,10 @@ struct Worker {
     last_beat: RunTime,
     /// Number of the stage that the lanes belong to.
     epoch: u64,
+    /// The stage as last seen, and its number.
+    stage: Stage,
+    stage_epoch: u64,
+    pacer: Pacer,
     /// When closing began, and how many lanes there were then.
     closing: Option<(RunTime, usize)>,
 }
@@ -136,27 +150,38 @@ struct Worker {
 impl Worker {
     async fn work(mut self, mut batches: Receiver<Batch>) -> anyhow::Result<()> {
         let timer = FineTimer::new()?;
-        let mut feeding = true;
         loop {
             while let Ok(batch) = batches.try_recv() {
                 self.take(batch);
             }
-            let (stage, epoch) = self.shared.stage();
-            if stage == Stage::Ended {
+            if self.shared.epoch() != self.stage_epoch {
+                (self.stage, self.stage_epoch) = self.shared.stage();
+            }
+            if self.stage == Stage::Ended {
                 return Ok(());
             }
-            self.dispatch(stage, epoch);
+            self.dispatch(self.stage, self.stage_epoch);
             let now = self.shared.clock.now();
             self.beat(now);
-            let next = self.queue.front().map_or(BEAT, |p| p.due.since(now).max(PACING_QUANTUM));
-            tokio::select! {
-                waited = timer.wait(next.min(BEAT)) => waited?,
-                batch = batches.recv(), if feeding => match batch {
-                    Some(batch) => self.take(batch),
-                    None => feeding = false,
-                },
-            }
+            self.sleep(&timer, now).await?;
         }
+    }
+
+    /// Until the next departure by the pacing, but never longer than a beat.
+    async fn sleep(&self, timer: &FineTimer, now: RunTime) -> std::io::Result<()> {
+        if self.pacer.spins() {
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        let sending = self.stage.phase().is_some();
+        let next = self.queue.front().filter(|_| sending).map(|p| self.pacer.wake_at(p.due).since(now));
+        match next {
+            // Overdue: answers are read before the next one goes.
+            Some(Duration::ZERO) => tokio::task::yield_now().await,
+            Some(next) => timer.wait(next.min(BEAT)).await?,
+            None => timer.wait(BEAT).await?,
+        }
+        Ok(())
     }
 
     fn take(&mut self, batch: Batch) {
@@ -173,6 +198,9 @@ impl Worker {
     fn beat(&mut self, now: RunTime) {
         if now.since(self.last_beat) >= Duration::from_millis(10) {
             self.last_beat = now;
+            for lane in self.context.book.overdue(now, self.context.request_timeout) {
+                lane.time_out();
+            }
             let mut beat = self.context.book.take_beat();
             beat.now.connections = self.lanes.len() as u64;
             self.shared.ports[self.index].put(now, beat);
@@ -201,8 +229,8 @@ impl Worker {
         }
         self.epoch = epoch;
         let sending = stage.phase().is_some();
+        let (mut now, mut sent) = (self.shared.clock.now(), 0);
         while let Some(front) = self.queue.front() {
-            let now = self.shared.clock.now();
             let old = front.epoch < epoch;
             if !old && (front.due > now || front.epoch > epoch || !sending) {
                 break;
@@ -210,7 +238,13 @@ impl Worker {
             if let Some(planned) = self.queue.pop_front() {
                 if old { self.gone(planned, now) } else { self.one(planned, now) }
             }
+            sent += 1;
+            now = self.shared.clock.now();
+            if sent >= DISPATCH_MAX {
+                break; // answers want to be read, too
+            }
         }
+        self.pacer.woke(now, sent);
     }
 
     /// What belonged to a stage that is over: it is not sent, and counted if its time had come.

@@ -20,6 +20,8 @@ pub enum Salt {
     Instance,
     /// Which session the stationary plan draws.
     Stationary,
+    /// Ids of traces and spans.
+    Trace,
 }
 
 impl Salt {
@@ -32,6 +34,7 @@ impl Salt {
             Self::Jitter => 0x1177_e400,
             Self::Instance => 0x1457_a4ce,
             Self::Stationary => 0x57a7_1041,
+            Self::Trace => 0x72ac_e1d5,
         }
     }
 }

@@ -7,13 +7,15 @@
 
 pub mod draw;
 pub mod forecast;
+pub mod pacing;
+pub mod prepared;
 pub mod routes;
 pub mod screen;
 pub mod stationary;
 pub mod stream;
 pub mod thin;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +83,8 @@ pub struct PlannedRequest {
     pub route: u16,
     /// Rate cap that applies, as its index in the policy.
     pub cap: Option<usize>,
+    /// Its head, once it was made; none where it cannot be.
+    pub prepared: OnceLock<Option<prepared::Prepared>>,
 }
 
 /// Counts requests per second against the rate caps of routes, in the order in which they are due.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::DropReason;
+use super::prepared::is_sendable;
 use super::routes::Routes;
-use crate::trace::shape::{HeaderValue, RequestShape};
+use crate::trace::shape::RequestShape;
 use crate::trace::{Fact, RequestFacts};
 
 /// Most routes told apart in tallies; the rest is `other`.
@@ -71,13 +72,9 @@ fn unreplayable(shape: &RequestShape, body_len: Fact<u64>) -> bool {
     let has_body = body_len.value.map_or(!bodyless, |n| n > 0);
     let path = shape.target.starts_with(b"/") || shape.target == b"*";
     // The sender's own rule, so that what is planned can be built.
-    let clean = hyper::Uri::try_from(shape.target.as_slice()).is_ok();
+    let clean = is_sendable(shape);
     let method = shape.method == b"CONNECT" || shape.method == b"TRACE";
-    let values = shape.headers.iter().all(|h| match &h.value {
-        HeaderValue::Kept(v) => v.iter().all(|b| *b >= b' ' || *b == b'\t'),
-        HeaderValue::Redacted { .. } => true,
-    });
-    upgrade || has_body || !path || !clean || method || !values
+    upgrade || has_body || !path || !clean || method
 }
 
 /// Numbers for routes, for tallies: method and first path segment, bounded.

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
@@ -70,6 +70,7 @@ impl Sample {
                 expected: r.status.value,
                 route,
                 cap: screen.routes.cap(&r.shape.method, r.shape.path()),
+                prepared: OnceLock::new(),
             });
             sample.sessions[index].push(Step { offset_ns, connection: event.connection, request });
             sample.requests += 1;

@@ -4,6 +4,7 @@
 //! Content-Length beside chunked) is malformed, because every tool that guesses guesses differently
 //! (RFC 9112, section 6.3 and 11.2).
 
+pub mod answer;
 pub mod body;
 pub mod head;
 pub mod stream;

@@ -266,8 +266,11 @@ impl MessageStream {
             let too_long = self.buf.len() > CHUNK_LINE_MAX;
             return (n, too_long.then(|| self.lose(Loss::Chunk)));
         }
+        // The parser reads white space alone as a size of zero.
+        let begins = self.buf.first().is_some_and(u8::is_ascii_hexdigit);
         let size = match httparse::parse_chunk_size(&self.buf) {
-            Ok(httparse::Status::Complete((_, size))) => size,
+            Ok(httparse::Status::Complete((_, size))) if begins => size,
+            Ok(httparse::Status::Complete(_)) => return (n, Some(self.lose(Loss::Chunk))),
             Ok(httparse::Status::Partial) | Err(_) => return (n, Some(self.lose(Loss::Chunk))),
         };
         self.buf.clear();

@@ -5,13 +5,15 @@
 //! identities hold however a run ends.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::gated::SharedArmed;
+use slab::Slab;
+
+use super::lane::Held;
 use crate::edge::clock::Clock;
-use crate::govern::gate::ShedReason;
+use crate::govern::gate::{ShedReason, Slot};
 use crate::govern::local::{Bins, LocalBucket, LocalNow};
 use crate::measure::outcome::{Ending, Outcome, RunPhase, is_expected};
 use crate::measure::tally::{ConnectTimes, Tally};
@@ -71,9 +73,15 @@ struct Inner {
     lead_in: Tally,
     measure: Tally,
     beat: Beat,
-    in_flight: BTreeMap<u64, RunTime>,
-    next: u64,
+    in_flight: Slab<InFlight>,
     failures_in_a_row: u64,
+}
+
+/// A request in flight: since when, and on which lane.
+#[derive(Debug)]
+struct InFlight {
+    since: RunTime,
+    lane: Weak<Held>,
 }
 
 impl Inner {
@@ -105,7 +113,17 @@ impl Book {
         let mut inner = self.inner.borrow_mut();
         inner.tally(phase).due();
         inner.beat.flow.due += 1;
-        Due { book: self.clone(), due, phase, planned, sent: None, resolved: false }
+        Due {
+            book: self.clone(),
+            due,
+            phase,
+            planned,
+            sent: None,
+            slot: None,
+            written: None,
+            first_byte: None,
+            resolved: false,
+        }
     }
 
     /// A connection was opened.
@@ -145,12 +163,20 @@ impl Book {
         let mut beat = std::mem::take(&mut inner.beat);
         beat.now.in_flight = inner.in_flight.len() as u64;
         beat.now.failures_in_a_row = inner.failures_in_a_row;
-        for since in inner.in_flight.values() {
-            let age = now.since(*since).as_nanos() as u64;
+        for (_, flight) in &inner.in_flight {
+            let age = now.since(flight.since).as_nanos() as u64;
             beat.now.oldest_ns = beat.now.oldest_ns.max(age);
             beat.now.ages.add(age);
         }
         beat
+    }
+
+    /// Lanes whose request has been in flight for `limit`.
+    #[must_use]
+    pub fn overdue(&self, now: RunTime, limit: Duration) -> Vec<Rc<Held>> {
+        let inner = self.inner.borrow();
+        let late = inner.in_flight.iter().filter(|(_, f)| now.since(f.since) >= limit);
+        late.filter_map(|(_, f)| f.lane.upgrade()).collect()
     }
 
     /// The tallies of both phases, at the end.
@@ -171,8 +197,14 @@ pub struct Due {
     pub phase: RunPhase,
     /// What to send.
     pub planned: Arc<PlannedRequest>,
-    /// Its number in flight and what its I/O knows, once sent.
-    sent: Option<(u64, SharedArmed)>,
+    /// Its number in flight, once sent.
+    sent: Option<usize>,
+    /// Its place in flight: given back when it ends.
+    slot: Option<Slot>,
+    /// When the head had been handed to the kernel.
+    pub written: Option<RunTime>,
+    /// First byte of the answer.
+    pub first_byte: Option<RunTime>,
     resolved: bool,
 }
 
@@ -202,20 +234,20 @@ impl Due {
         inner.beat.lag.add(late.as_nanos() as u64);
     }
 
-    /// It is handed to its connection under a permit.
-    pub fn sent(&mut self, armed: SharedArmed, own_lag: bool) {
-        let now = self.book.clock.now();
+    /// It is handed to its connection under a permit, which became `slot`.
+    pub fn sent(&mut self, now: RunTime, slot: Slot, lane: Weak<Held>, own_lag: bool) {
         let mut inner = self.book.inner.borrow_mut();
-        inner.next += 1;
-        let number = inner.next;
-        inner.in_flight.insert(number, now);
+        let number = inner.in_flight.insert(InFlight { since: now, lane });
         inner.beat.flow.sent += 1;
-        inner.tally(self.phase).sent();
-        drop(inner);
+        let tally = inner.tally(self.phase);
+        tally.sent();
         if own_lag {
-            self.lag();
+            let late = now.since(self.due);
+            tally.send_lag.add(late);
+            inner.beat.lag.add(late.as_nanos() as u64);
         }
-        self.sent = Some((number, armed));
+        drop(inner);
+        (self.sent, self.slot) = (Some(number), Some(slot));
     }
 
     /// A sent request ended.
@@ -225,22 +257,21 @@ impl Due {
 
     fn resolve_ended(&mut self, ending: Ending, bytes: u64) {
         self.resolved = true;
-        let Some((number, armed)) = self.sent.take() else { return };
-        let (written, first_byte) = (armed.borrow().written(), armed.borrow().first_byte());
-        armed.borrow_mut().disarm();
+        let Some(number) = self.sent.take() else { return };
+        self.slot = None;
         let outcome = Outcome {
             phase: self.phase,
             route: self.planned.route,
             expected: self.planned.expected,
             due: self.due,
-            written,
-            first_byte,
+            written: self.written,
+            first_byte: self.first_byte,
             done: self.book.clock.now(),
             bytes,
             ending,
         };
         let mut inner = self.book.inner.borrow_mut();
-        inner.in_flight.remove(&number);
+        drop(inner.in_flight.try_remove(number));
         inner.tally(self.phase).ended(&outcome);
         inner.note(&outcome);
     }
@@ -286,13 +317,11 @@ impl Drop for Due {
         if self.resolved {
             return;
         }
-        match &self.sent {
-            None => self.resolve_shed(ShedReason::Latched),
-            Some((_, armed)) => {
-                let written = armed.borrow().written().is_some();
-                let ending = if written { Ending::Cancelled } else { Ending::FailedBeforeWrite };
-                self.resolve_ended(ending, 0);
-            }
+        if self.sent.is_none() {
+            self.resolve_shed(ShedReason::Latched);
+        } else {
+            let whole = self.written.is_some();
+            self.resolve_ended(if whole { Ending::Cancelled } else { Ending::FailedBeforeWrite }, 0);
         }
     }
 }

@@ -1,34 +1,42 @@
-//! One lane: one connection of one session, one request at a time, in order.
+//! One lane: one HTTP/1.1 connection of one session, one request at a time, in order.
 //!
-//! HTTP/1.1 by `hyper::client::conn`, never a pooling client: a pool would retry and would mix sessions.
-//! A request whose predecessor has not been answered waits in the lane, up to a limit, because order
-//! within a session is part of the shape; past it, it is shed and not sent later.
+//! Sending is a copy of prepared bytes and one write, made right where the departure is dispatched when the connection
+//! is idle; reading is a task that wakes when the answer comes. A request whose predecessor has not been answered waits
+//! in the lane, up to a limit, because order within a session is part of the shape; past it, it is shed and not sent
+//! later. Nothing is ever sent twice, and no byte leaves without a [`Slot`](crate::govern::gate::Slot), which only a
+//! permit becomes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::Response;
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::book::{Book, Due};
-use super::connect::Connector;
-use super::gated::{GatedIo, SharedArmed};
-use super::request::{self, Marking};
+use super::connect::{Connector, Stream};
 use crate::edge::clock::Clock;
 use crate::govern::gate::{Gate, ShedReason};
 use crate::govern::latch::StopCause;
 use crate::limits::{LANE_QUEUE_MAX, RESPONSE_BYTES_MAX};
 use crate::measure::outcome::{Ending, ErrorKind, RunPhase};
+use crate::plan::prepared::{Marking, Prepared};
+use crate::units::RunTime;
+use crate::wire::answer::{AnswerError, AnswerHead, AnswerReader, Found};
 
 /// Longest quiet that an answer may ask for: beyond it the run is over anyway.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+
+/// Bytes read at once; one buffer for all lanes of a worker, because nothing of an answer is kept.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes of answers read in one turn of a lane, so that a fast one does not starve the others.
+const TURN_BYTES_MAX: usize = 4 * READ_BYTES;
 
 /// What all lanes of a worker share.
 #[derive(Debug)]
@@ -49,226 +57,369 @@ pub struct LaneContext {
     pub session_blocked_max: Duration,
     /// Number of the next request, for trace ids.
     pub number: Cell<u64>,
+    /// Where answers are read.
+    pub scratch: RefCell<Box<[u8]>>,
 }
 
-/// What a lane is told.
-#[derive(Debug)]
-enum Command {
-    Open(RunPhase),
-    /// A request, and whether the lane was connected and idle when it was handed over.
-    Request(Due, bool),
+impl LaneContext {
+    /// A buffer for [`LaneContext::scratch`].
+    #[must_use]
+    pub fn scratch() -> RefCell<Box<[u8]>> {
+        RefCell::new(vec![0; READ_BYTES].into_boxed_slice())
+    }
 }
 
 /// The worker's end of a lane. Dropping it lets the lane finish what it holds and close.
 #[derive(Debug)]
-pub struct Lane {
-    commands: mpsc::Sender<Command>,
-    /// Connected and without work: what is late now is late because of us.
-    idle: Rc<Cell<bool>>,
+pub struct Lane(Rc<Held>);
+
+/// A lane as the worker, its own task and the book know it.
+#[derive(Debug)]
+pub struct Held {
+    context: Rc<LaneContext>,
+    state: RefCell<State>,
+    /// The lane's task, asleep.
+    task: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Stream>,
+    /// Somebody asked for a connection ahead of its first request.
+    wanted: Option<RunPhase>,
+    opened_before: bool,
+    closing: bool,
+    /// The request under way.
+    current: Option<Due>,
+    waiting: VecDeque<Due>,
+    out: Vec<u8>,
+    out_at: usize,
+    answer: AnswerReader,
+    head: AnswerHead,
+}
+
+/// What the lane's task must do.
+enum Turn {
+    Connect(RunPhase),
+    End,
 }
 
 impl Lane {
     /// Starts a lane; must be called inside a `LocalSet`.
     #[must_use]
     pub fn start(context: Rc<LaneContext>) -> Self {
-        let (commands, receiver) = mpsc::channel(LANE_QUEUE_MAX);
-        let idle = Rc::new(Cell::new(false));
-        let task = Task {
-            context,
-            connection: None,
-            idle: Rc::clone(&idle),
-            opened_before: false,
-            connections_opened: 0,
-        };
-        tokio::task::spawn_local(task.run(receiver));
-        Self { commands, idle }
+        let held = Rc::new(Held { context, state: RefCell::default(), task: RefCell::default() });
+        tokio::task::spawn_local(run(Rc::clone(&held)));
+        Self(held)
     }
 
     /// Asks for the connection ahead of its first request, as recorded.
     pub fn open(&self, phase: RunPhase) {
-        // A full queue means that requests wait already, and the first of them opens it.
-        let _full = self.commands.try_send(Command::Open(phase)).is_err();
+        self.0.state.borrow_mut().wanted = Some(phase);
+        self.0.wake();
     }
 
-    /// Hands a due request over.
+    /// Hands a due request over: it is sent now if the connection is idle.
     pub fn request(&self, due: Due) {
-        let own_lag = self.idle.replace(false);
-        if !own_lag {
-            due.lag();
+        let held = &self.0;
+        let mut state = held.state.borrow_mut();
+        let idle = state.connection.is_some() && state.current.is_none() && state.waiting.is_empty();
+        if idle {
+            held.send(&mut state, due, true);
+            return;
         }
-        match self.commands.try_send(Command::Request(due, own_lag)) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(Command::Request(due, _))) => {
-                due.shed(ShedReason::SessionBlocked);
-            }
-            // A lane that has ended drops what it is given, which sheds it.
-            Err(_) => {}
-        }
-    }
-}
-
-struct Connection {
-    sender: SendRequest<Empty<Bytes>>,
-    armed: SharedArmed,
-    driver: AbortHandle,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-struct Task {
-    context: Rc<LaneContext>,
-    connection: Option<Connection>,
-    idle: Rc<Cell<bool>>,
-    opened_before: bool,
-    connections_opened: u64,
-}
-
-impl Task {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        while let Some(command) = commands.recv().await {
-            self.idle.set(false);
-            match command {
-                Command::Open(phase) => drop(self.connect(phase).await),
-                Command::Request(due, own_lag) => self.request(due, own_lag).await,
-            }
-            self.idle.set(self.connection.is_some() && commands.is_empty());
-        }
-    }
-
-    async fn connect(&mut self, phase: RunPhase) -> Result<(), ShedReason> {
-        if self.connection.as_ref().is_some_and(|c| !c.sender.is_closed()) {
-            return Ok(());
-        }
-        self.connection = None;
-        let c = Rc::clone(&self.context);
-        let permit = c.gate.connect(c.clock.now())?;
-        let opened = c.connector.open(permit, c.gate.latch()).await;
-        let (stream, times) = match opened {
-            Ok(both) => both,
-            Err(error) => {
-                c.book.connect_failed(phase, &format!("{error:#}"));
-                return Err(ShedReason::Connecting);
-            }
-        };
-        let armed = SharedArmed::default();
-        let io = TokioIo::new(GatedIo::new(stream, Rc::clone(&armed), c.clock));
-        let handshake = Builder::new().title_case_headers(true).handshake(io).await;
-        let Ok((sender, driver)) = handshake else {
-            c.book.connect_failed(phase, "HTTP/1.1 handshake failed");
-            return Err(ShedReason::Connecting);
-        };
-        c.book.connected(phase, times, self.opened_before);
-        self.opened_before = true;
-        self.connections_opened += 1;
-        let driver = tokio::task::spawn_local(async move { drop(driver.await) }).abort_handle();
-        self.connection = Some(Connection { sender, armed, driver });
-        Ok(())
-    }
-
-    async fn request(&mut self, due: Due, own_lag: bool) {
-        let connections = self.connections_opened;
-        let c = Rc::clone(&self.context);
-        let limit = due.due.plus(c.session_blocked_max);
-        if c.clock.now() > limit {
+        // What comes after this is not our lateness.
+        due.lag();
+        if state.waiting.len() >= LANE_QUEUE_MAX {
             return due.shed(ShedReason::SessionBlocked);
         }
-        if let Err(reason) = self.ready(due.phase).await {
-            return due.shed(reason);
+        state.waiting.push_back(due);
+        if state.connection.is_none() {
+            held.wake();
         }
-        if c.clock.now() > limit {
-            return due.shed(ShedReason::Connecting);
-        }
-        let number = c.number.replace(c.number.get() + 1);
-        let Ok(request) = request::build(&due.planned, &c.marking, number) else {
-            // Planning accepts only what can be built; if that were ever wrong, it is not sent.
-            return due.shed(ShedReason::Connecting);
-        };
-        let Some(connection) = &mut self.connection else { return due.shed(ShedReason::Connecting) };
-        let permit = match c.gate.permit(c.clock.now()) {
-            Ok(permit) => permit,
-            Err(reason) => return due.shed(reason),
-        };
-        let mut due = due;
-        connection.armed.borrow_mut().arm(permit);
-        // A connection that had to be opened again took the target's time, not ours.
-        due.sent(Rc::clone(&connection.armed), own_lag && connections == self.connections_opened);
-        let answer = async {
-            let response = connection.sender.send_request(request).await.map_err(|e| kind_of(&e))?;
-            heed(&c, &response);
-            let status = response.status().as_u16();
-            read_body(&c.book, response).await.map(|bytes| (status, bytes))
-        };
-        let ended = tokio::time::timeout(c.request_timeout, answer).await;
-        match ended {
-            Ok(Ok((status, bytes))) => due.ended(Ending::Answered(status), bytes),
-            Ok(Err(kind)) => {
-                let refused = self.connection.take().is_some_and(|c| c.armed.borrow().refused().is_some());
-                due.ended(if refused { Ending::FailedBeforeWrite } else { Ending::Error(kind) }, 0);
-            }
-            Err(_) => {
-                self.connection = None;
-                due.ended(Ending::Timeout, 0);
-            }
-        }
-    }
-
-    /// Makes sure that there is a connection that can take a request; opens it again where the target has
-    /// closed it in the meantime.
-    async fn ready(&mut self, phase: RunPhase) -> Result<(), ShedReason> {
-        if let Some(connection) = &mut self.connection {
-            let ready = tokio::time::timeout(self.context.request_timeout, connection.sender.ready()).await;
-            if matches!(ready, Ok(Ok(()))) {
-                return Ok(());
-            }
-            self.connection = None;
-        }
-        self.connect(phase).await?;
-        let Some(connection) = &mut self.connection else { return Err(ShedReason::Connecting) };
-        connection.sender.ready().await.map_err(|_| ShedReason::Connecting)
     }
 }
 
-fn kind_of(error: &hyper::Error) -> ErrorKind {
-    let io = std::error::Error::source(error).and_then(|s| s.downcast_ref::<std::io::Error>());
-    match io.map(std::io::Error::kind) {
-        Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => ErrorKind::Reset,
-        _ if error.is_parse() => ErrorKind::Protocol,
-        _ if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => ErrorKind::Closed,
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.0.state.borrow_mut().closing = true;
+        self.0.wake();
+    }
+}
+
+impl Held {
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// Sends one request on the idle connection.
+    fn send(self: &Rc<Self>, state: &mut State, mut due: Due, own_lag: bool) {
+        let c = &self.context;
+        let planned = Arc::clone(&due.planned);
+        let prepared = planned.prepared.get_or_init(|| Prepared::of(&planned.shape, &c.marking));
+        // Planning accepts only what can be written; if that were ever wrong, it is not sent.
+        let Some(prepared) = prepared else { return due.shed(ShedReason::Connecting) };
+        let number = c.number.replace(c.number.get() + 1);
+        prepared.write(&c.marking, number, &mut state.out);
+        let now = c.clock.now();
+        let slot = match c.gate.permit(now).and_then(|permit| permit.spend(now)) {
+            Ok(slot) => slot,
+            Err(reason) => return due.shed(reason),
+        };
+        state.out_at = 0;
+        state.answer.begin(prepared.asked);
+        due.sent(now, slot, Rc::downgrade(self), own_lag);
+        state.current = Some(due);
+        // The task reads; it also writes what the kernel does not take now.
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.write(state, &mut cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                self.fail(state, kind_of(&error));
+                self.wake();
+            }
+            Poll::Pending => self.wake(),
+        }
+    }
+
+    /// Writes what is left of the head under way, and notes when all of it is with the kernel.
+    fn write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let State { connection: Some(stream), current: Some(due), out, out_at, .. } = state else {
+            return Poll::Ready(Ok(()));
+        };
+        if due.written.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        while *out_at < out.len() {
+            let part = out.get(*out_at..).unwrap_or_default();
+            match Pin::new(&mut *stream).poll_write(cx, part)? {
+                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(n) => *out_at += n,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if stream.is_buffered() && Pin::new(&mut *stream).poll_flush(cx)?.is_pending() {
+            return Poll::Pending;
+        }
+        due.written = Some(self.context.clock.now());
+        Poll::Ready(Ok(()))
+    }
+
+    /// The request under way has no usable answer; the connection is of no more use.
+    fn fail(&self, state: &mut State, kind: ErrorKind) {
+        state.connection = None;
+        if let Some(due) = state.current.take() {
+            let whole = due.written.is_some();
+            due.ended(if whole { Ending::Error(kind) } else { Ending::FailedBeforeWrite }, 0);
+        }
+    }
+
+    /// The request under way took too long.
+    pub fn time_out(&self) {
+        let mut state = self.state.borrow_mut();
+        state.connection = None;
+        if let Some(due) = state.current.take() {
+            due.ended(Ending::Timeout, 0);
+        }
+        drop(state);
+        self.wake();
+    }
+
+    /// Sends the next one that waits, if the connection is idle; sheds those that waited too long.
+    fn next(self: &Rc<Self>, state: &mut State) {
+        while state.connection.is_some() && state.current.is_none() {
+            let Some(due) = state.waiting.pop_front() else { return };
+            if self.context.clock.now() > due.due.plus(self.context.session_blocked_max) {
+                due.shed(ShedReason::SessionBlocked);
+            } else {
+                self.send(state, due, false);
+            }
+        }
+    }
+
+    /// One turn of the lane's task: writes, reads, sends what waits, until nothing is ready.
+    fn turn(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<Turn> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|t| t.will_wake(cx.waker())) {
+            *task = Some(cx.waker().clone());
+        }
+        drop(task);
+        if let Poll::Ready(Err(error)) = self.write(state, cx) {
+            self.fail(state, kind_of(&error));
+        }
+        self.read(state, cx);
+        self.next(state);
+        if state.closing && state.current.is_none() && state.waiting.is_empty() {
+            return Poll::Ready(Turn::End);
+        }
+        let wanted = state.wanted.take();
+        if state.connection.is_none()
+            && let Some(phase) = state.waiting.front().map(|d| d.phase).or(wanted)
+        {
+            return Poll::Ready(Turn::Connect(phase));
+        }
+        Poll::Pending
+    }
+
+    fn read(self: &Rc<Self>, state: &mut State, cx: &mut Context<'_>) {
+        let context = Rc::clone(&self.context);
+        let mut scratch = context.scratch.borrow_mut();
+        let mut taken = 0;
+        while let Some(stream) = &mut state.connection {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(stream).poll_read(cx, &mut buf) {
+                Poll::Pending => return,
+                Poll::Ready(Err(error)) => return self.fail(state, kind_of(&error)),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return self.eof(state),
+                Poll::Ready(Ok(())) => {}
+            }
+            let now = context.clock.now();
+            let bytes = buf.filled();
+            taken += bytes.len();
+            self.take(state, bytes, now);
+            // The next one leaves before the kernel is asked whether there is more.
+            self.next(state);
+            if taken >= TURN_BYTES_MAX {
+                cx.waker().wake_by_ref();
+                return;
+            }
+        }
+    }
+
+    /// Bytes of an answer came.
+    fn take(&self, state: &mut State, bytes: &[u8], now: RunTime) {
+        if let Some(due) = &mut state.current {
+            due.first_byte.get_or_insert(now);
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if state.current.is_none() {
+                // Bytes that nobody asked for: the next answer would be read out of them.
+                state.connection = None;
+                return;
+            }
+            let before = state.answer.body_bytes();
+            let (n, found) = match state.answer.feed(rest) {
+                Ok(fed) => fed,
+                Err(error) => return self.fail(state, kind_of_answer(error)),
+            };
+            self.context.book.received(state.answer.body_bytes() - before);
+            rest = rest.get(n..).unwrap_or_default();
+            if state.answer.body_bytes() > RESPONSE_BYTES_MAX {
+                return self.fail(state, ErrorKind::TooLarge);
+            }
+            match found {
+                Some(Found::Head(head)) => {
+                    heed(&self.context, head, now);
+                    state.head = head;
+                    // Without a body the end is found with no bytes left.
+                    if rest.is_empty()
+                        && let Ok((_, Some(Found::End { body_bytes }))) = state.answer.feed(rest)
+                    {
+                        self.end(state, body_bytes);
+                    }
+                }
+                Some(Found::End { body_bytes }) => self.end(state, body_bytes),
+                None => {}
+            }
+        }
+    }
+
+    fn end(&self, state: &mut State, body_bytes: u64) {
+        let Some(due) = state.current.take() else { return };
+        // An answer before all of the request was written leaves a connection that cannot be trusted.
+        if !state.head.keep_alive || due.written.is_none() {
+            state.connection = None;
+        }
+        due.ended(Ending::Answered(state.head.status), body_bytes);
+    }
+
+    /// The target closed its side.
+    fn eof(&self, state: &mut State) {
+        match state.answer.closed() {
+            Ok(Some(Found::End { body_bytes })) => self.end(state, body_bytes),
+            Ok(_) if state.current.is_none() => {}
+            Ok(_) | Err(_) => self.fail(state, ErrorKind::Closed),
+        }
+        state.connection = None;
+    }
+
+    async fn connect(self: &Rc<Self>, phase: RunPhase) {
+        let c = &self.context;
+        let opened = match c.gate.connect(c.clock.now()) {
+            Ok(permit) => c.connector.open(permit, c.gate.latch()).await.map_err(|error| {
+                c.book.connect_failed(phase, &format!("{error:#}"));
+                ShedReason::Connecting
+            }),
+            Err(reason) => Err(reason),
+        };
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        match opened {
+            Ok((stream, times)) => {
+                c.book.connected(phase, times, state.opened_before);
+                state.opened_before = true;
+                state.connection = Some(stream);
+                self.after_connect(state);
+            }
+            // The one that asked for it is lost; the next one tries again.
+            Err(reason) => {
+                if let Some(due) = state.waiting.pop_front() {
+                    due.shed(reason);
+                }
+            }
+        }
+    }
+
+    /// What waited too long for the connection is shed under its own reason.
+    fn after_connect(self: &Rc<Self>, state: &mut State) {
+        let limit = self.context.session_blocked_max;
+        let now = self.context.clock.now();
+        while state.waiting.front().is_some_and(|d| now > d.due.plus(limit)) {
+            if let Some(due) = state.waiting.pop_front() {
+                due.shed(ShedReason::Connecting);
+            }
+        }
+        self.next(state);
+    }
+}
+
+async fn run(held: Rc<Held>) {
+    loop {
+        match poll_fn(|cx| held.turn(cx)).await {
+            Turn::Connect(phase) => held.connect(phase).await,
+            Turn::End => return,
+        }
+    }
+}
+
+fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => ErrorKind::Reset,
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionAborted => ErrorKind::Closed,
         _ => ErrorKind::Other,
     }
 }
 
-/// What an answer may tell us about the run: stop for good, or be quiet for a while.
-fn heed(c: &LaneContext, response: &Response<Incoming>) {
-    let headers = response.headers();
-    if headers.contains_key("x-replay-stop") {
-        c.gate.latch().set(StopCause::TargetSaidStop);
-    }
-    if matches!(response.status().as_u16(), 429 | 503)
-        && let Some(value) = headers.get("retry-after")
-    {
-        // A date, or anything that cannot be read, still asks for quiet.
-        let seconds = value.to_str().ok().and_then(|v| v.trim().parse().ok()).unwrap_or(60);
-        let quiet = Duration::from_secs(seconds).min(RETRY_AFTER_MAX);
-        c.book.quiet_until(c.clock.now().plus(quiet));
+fn kind_of_answer(error: AnswerError) -> ErrorKind {
+    match error {
+        AnswerError::Closed => ErrorKind::Closed,
+        AnswerError::Head | AnswerError::Length | AnswerError::Chunk | AnswerError::Switched => {
+            ErrorKind::Protocol
+        }
     }
 }
 
-async fn read_body(book: &Book, response: Response<Incoming>) -> Result<u64, ErrorKind> {
-    let mut body = response.into_body();
-    let mut bytes = 0u64;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| kind_of(&e))?;
-        let more = frame.data_ref().map_or(0, |d| d.len() as u64);
-        book.received(more);
-        bytes += more;
-        if bytes > RESPONSE_BYTES_MAX {
-            return Err(ErrorKind::TooLarge);
-        }
+/// What an answer may tell us about the run: stop for good, or be quiet for a while.
+fn heed(c: &LaneContext, head: AnswerHead, now: RunTime) {
+    if head.stop {
+        c.gate.latch().set(StopCause::TargetSaidStop);
     }
-    Ok(bytes)
+    if let (429 | 503, Some(seconds)) = (head.status, head.retry_after_s) {
+        c.book.quiet_until(now.plus(Duration::from_secs(seconds).min(RETRY_AFTER_MAX)));
+    }
 }

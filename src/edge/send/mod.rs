@@ -7,7 +7,5 @@
 pub mod book;
 pub mod connect;
 pub mod dns;
-pub mod gated;
 pub mod lane;
 pub mod look;
-pub mod request;
