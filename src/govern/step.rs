@@ -142,3 +142,7 @@ pub(super) mod tests;
 #[cfg(test)]
 #[path = "step_boundary_tests.rs"]
 mod boundary_tests;
+
+#[cfg(test)]
+#[path = "step_watch_tests.rs"]
+mod watch_tests;

@@ -465,7 +465,7 @@ proptest! {
 }
 
 /// Settings with a rule on users: guard 0 tells their rate.
-fn beside_users(total: u64, expected: u64) -> Settings {
+pub(in crate::govern) fn beside_users(total: u64, expected: u64) -> Settings {
     let rule = crate::govern::settings::OrganicRule {
         guard: 0,
         hold_total: Some(Rate::per_sec(total)),
