@@ -411,3 +411,39 @@ fn a_hang_is_seen() {
         r["events"].as_array().unwrap().iter().any(|e| e["what"].as_str().unwrap().starts_with("share cut"));
     assert!(cut, "{}", r["events"]);
 }
+
+/// With a coarse quantum many are due in one wake-up. Once no more than 64 of them left, and the rest waited for the next.
+#[test]
+fn a_coarse_quantum_sends_all_that_is_due() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sink, out) = (Sink::ok(), dir.path().join("run"));
+    let trace = trace_of(dir.path(), "demo.pcap");
+    let policy = dir.path().join("p.toml");
+    fs::write(
+        &policy,
+        "version = 1\nname = \"quantum\"\n[target]\nallow = [\"127.0.0.0/8\"]\nhosts = [\"*\"]\n\
+         [rate]\nmax_scale = 10\nmax_rps = 20000\nmax_new_connections_per_s = 2000\nmax_in_flight = 5000\n",
+    )
+    .unwrap();
+    let args = [
+        "--target",
+        &sink.url(),
+        "--rate",
+        "8000/s",
+        "--for",
+        "2s",
+        "--lead-in",
+        "none",
+        "--pacing",
+        "10ms",
+        "--quiet",
+    ];
+    let mut all =
+        vec!["--trace", &trace, "--policy", policy.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    all.extend(args);
+    let done = replay(&all);
+    let r = report(&out);
+    let late = r["counts"]["shed"]["too_late"].as_u64().unwrap_or(0);
+    assert!(late < 100, "{late} were late: {}\n{}", r["fidelity"], text(&done));
+    assert!(r["counts"]["due"].as_u64().unwrap() > 10_000, "{}", r["counts"]);
+}

@@ -160,10 +160,15 @@ impl Worker {
             if self.stage == Stage::Ended {
                 return Ok(());
             }
-            self.dispatch(self.stage, self.stage_epoch);
+            let more = self.dispatch(self.stage, self.stage_epoch);
             let now = self.shared.clock.now();
             self.beat(now);
-            self.sleep(&timer, now).await?;
+            if more {
+                // Answers want to be read before the rest goes.
+                tokio::task::yield_now().await;
+            } else {
+                self.sleep(&timer, now).await?;
+            }
         }
     }
 
@@ -219,8 +224,8 @@ impl Worker {
         }
     }
 
-    /// Sends off everything that is due.
-    fn dispatch(&mut self, stage: Stage, epoch: u64) {
+    /// Sends off what is due; whether more of it is left for the next turn.
+    fn dispatch(&mut self, stage: Stage, epoch: u64) -> bool {
         if stage == Stage::Stopped {
             self.close_some(self.shared.clock.now());
         } else if self.epoch != epoch {
@@ -241,10 +246,11 @@ impl Worker {
             sent += 1;
             now = self.shared.clock.now();
             if sent >= DISPATCH_MAX {
-                break; // answers want to be read, too
+                break;
             }
         }
         self.pacer.woke(now, sent);
+        sent >= DISPATCH_MAX
     }
 
     /// What belonged to a stage that is over: it is not sent, and counted if its time had come.

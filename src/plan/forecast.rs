@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::DepartureKind;
+use super::alike::Alike;
+use super::screen::RouteNames;
 use super::screen::Screen;
 use super::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
 use crate::limits::PLAN_SECONDS_MAX;
@@ -70,12 +72,14 @@ fn survey(
 ) -> anyhow::Result<(u64, Live)> {
     source.rewind()?;
     let (mut last, mut live) = (from_ns, Live::new());
+    let (mut alike, mut routes) = (Alike::default(), RouteNames::default());
     while let Some(event) = source.next_event()? {
         if event.at.0 >= to_ns {
             break;
         }
         last = last.max(event.at.0);
-        let sent = event.request().is_some_and(|r| screen.is_some_and(|s| s.judge(r).is_ok()));
+        let sent =
+            event.request().is_some_and(|r| screen.is_some_and(|s| alike.planned(s, &mut routes, r).is_ok()));
         if sent && event.at.0 >= from_ns {
             live.insert((event.session.key, event.connection));
         }

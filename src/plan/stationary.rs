@@ -6,8 +6,9 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::alike::Alike;
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
 use super::stream::EventSource;
@@ -47,14 +48,16 @@ impl Sample {
         source.rewind()?;
         let mut sample = Self { caps: Some(CapCounter::new(&screen.routes)), ..Self::default() };
         let mut open: std::collections::BTreeMap<u64, (u64, usize)> = std::collections::BTreeMap::new();
+        let mut alike = Alike::default();
         while let Some(event) = source.next_event()? {
             if event.at.0 >= to_ns || sample.requests >= STATIONARY_REQUESTS_MAX as u64 {
                 break;
             }
             let EventKind::Request(r) = &event.kind else { continue };
-            if event.at.0 < from_ns || screen.judge(r).is_err() {
+            if event.at.0 < from_ns {
                 continue;
             }
+            let Ok(request) = alike.planned(screen, &mut sample.routes, r) else { continue };
             let next = sample.sessions.len();
             let (start, index) = *open.entry(event.session.key).or_insert((event.at.0, next));
             if index == next {
@@ -64,14 +67,6 @@ impl Sample {
             if offset_ns > STATIONARY_SESSION_MAX.as_nanos() as u64 {
                 continue;
             }
-            let route = sample.routes.number(&r.shape);
-            let request = Arc::new(PlannedRequest {
-                shape: Arc::clone(&r.shape),
-                expected: r.status.value,
-                route,
-                cap: screen.routes.cap(&r.shape.method, r.shape.path()),
-                prepared: OnceLock::new(),
-            });
             sample.sessions[index].push(Step { offset_ns, connection: event.connection, request });
             sample.requests += 1;
         }

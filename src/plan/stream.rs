@@ -5,12 +5,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use super::alike::Alike;
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
 use super::{CapCounter, Departure, DepartureKind, DropReason, Instance, PlannedRequest};
-use crate::limits::{ALIKE_MAX, CLONE_JITTER_MAX, PLAN_AHEAD_MAX};
+use crate::limits::{CLONE_JITTER_MAX, PLAN_AHEAD_MAX};
 use crate::trace::{EventKind, RequestFacts, TraceEvent};
 use crate::units::{Scale, Speed};
 
@@ -144,9 +145,7 @@ pub struct PlanStream<S> {
     counts: PlanCounts,
     routes: RouteNames,
     caps: CapCounter,
-    /// Requests that are alike, planned once: by the place of their shape, and their status. An entry holds its shape,
-    /// so the place cannot be another's.
-    alike: BTreeMap<(usize, Option<u16>), Arc<PlannedRequest>>,
+    alike: Alike,
 }
 
 impl<S: EventSource> PlanStream<S> {
@@ -163,7 +162,7 @@ impl<S: EventSource> PlanStream<S> {
             final_ns: Some(0),
             counts: PlanCounts::default(),
             routes: RouteNames::default(),
-            alike: BTreeMap::new(),
+            alike: Alike::default(),
             caps,
         }
     }
@@ -283,25 +282,8 @@ impl<S: EventSource> PlanStream<S> {
     }
 
     fn request(&mut self, r: &RequestFacts, clones: u64) -> Option<Arc<PlannedRequest>> {
-        match self.settings.screen.judge(r) {
-            Ok(()) => {
-                let key = (Arc::as_ptr(&r.shape) as usize, r.status.value);
-                if let Some(planned) = self.alike.get(&key) {
-                    return Some(Arc::clone(planned));
-                }
-                let planned = Arc::new(PlannedRequest {
-                    shape: Arc::clone(&r.shape),
-                    expected: r.status.value,
-                    route: self.routes.number(&r.shape),
-                    cap: self.settings.screen.routes.cap(&r.shape.method, r.shape.path()),
-                    prepared: OnceLock::new(),
-                });
-                if self.alike.len() >= ALIKE_MAX {
-                    self.alike.clear();
-                }
-                self.alike.insert(key, Arc::clone(&planned));
-                Some(planned)
-            }
+        match self.alike.planned(&self.settings.screen, &mut self.routes, r) {
+            Ok(planned) => Some(planned),
             Err(reason) => {
                 *self.counts.dropped.entry(reason).or_default() += clones;
                 None

@@ -1,0 +1,54 @@
+//! Requests that are alike, judged and planned once.
+//!
+//! Most requests of a trace are few: the same shape, the same status. Judging one looks for words in its path, and its
+//! head is made with it, so both are kept by the place of the shape in memory. An entry holds its shape, so the place
+//! cannot become another's while the entry is there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use super::screen::{RouteNames, Screen};
+use super::{DropReason, PlannedRequest};
+use crate::limits::ALIKE_MAX;
+use crate::trace::RequestFacts;
+use crate::trace::shape::SharedShape;
+
+type Key = (usize, Option<u16>, Option<u64>);
+
+/// What was judged before.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Alike {
+    known: BTreeMap<Key, (SharedShape, Result<Arc<PlannedRequest>, DropReason>)>,
+}
+
+impl Alike {
+    /// The request as planned, or why it is not part of the plan.
+    ///
+    /// # Errors
+    /// The one reason.
+    pub(super) fn planned(
+        &mut self,
+        screen: &Screen,
+        routes: &mut RouteNames,
+        r: &RequestFacts,
+    ) -> Result<Arc<PlannedRequest>, DropReason> {
+        let key = (Arc::as_ptr(&r.shape) as usize, r.status.value, r.body_len.value);
+        if let Some((_, known)) = self.known.get(&key) {
+            return known.clone();
+        }
+        let planned = screen.judge(r).map(|()| {
+            Arc::new(PlannedRequest {
+                shape: Arc::clone(&r.shape),
+                expected: r.status.value,
+                route: routes.number(&r.shape),
+                cap: screen.routes.cap(&r.shape.method, r.shape.path()),
+                prepared: OnceLock::new(),
+            })
+        });
+        if self.known.len() >= ALIKE_MAX {
+            self.known.clear();
+        }
+        self.known.insert(key, (Arc::clone(&r.shape), planned.clone()));
+        planned
+    }
+}
