@@ -146,12 +146,6 @@ impl Visibility {
         (mean, variance.max(chance).sqrt())
     }
 
-    /// The least rate of ours that can be proven: three standard deviations over [`RISE_MIN`].
-    #[must_use]
-    pub fn provable_rps(&self) -> f64 {
-        3.0 * self.noise(0.0).1 / RISE_MIN
-    }
-
     /// A rate seen while we send. `organic_rps` is the rate of users now, where a query tells it.
     ///
     /// Returns the amplification: how much more than the baseline is surely seen, over what is ours.
@@ -200,6 +194,52 @@ mod tests {
         assert!((long.sent_rps - 25.0).abs() < 0.01, "nothing was sent before the start: {long:?}");
         let (low, high) = own.aligned(MS(10_000), Duration::from_secs(8), Duration::from_secs(4));
         assert!(low.sent_rps < 30.0 && high.sent_rps > 49.0, "{low:?} {high:?}");
+    }
+
+    #[test]
+    fn the_look_back_is_bounded_and_keeps_the_newest() {
+        let mut own = OwnTraffic::default();
+        let all = OWN_TRAFFIC_TICKS_MAX as u64 + 100;
+        (0..all).for_each(|tick| own.push(MS(tick * 100), tick, 0));
+        assert_eq!(own.ticks.len(), OWN_TRAFFIC_TICKS_MAX);
+        assert_eq!(own.ticks.back().copied(), Some((MS((all - 1) * 100), all - 1, 0)));
+        let mut v = Visibility::new(Duration::from_secs(60));
+        (0..1_005).for_each(|n| v.calm(f64::from(n)));
+        assert_eq!((v.baseline.len(), v.baseline.back().copied()), (1_000, Some(1_004.0)));
+    }
+
+    #[test]
+    fn the_half_way_alignment_counts_too() {
+        // A burst of one second, 4 s ago: over one second only the alignment in the middle sees it.
+        let mut own = OwnTraffic::default();
+        for tick in 0..=100u64 {
+            own.push(MS(tick * 100), tick.clamp(50, 60) * 10, 0);
+        }
+        let (low, high) = own.aligned(MS(10_000), Duration::from_secs(8), Duration::from_secs(1));
+        assert!(low.sent_rps < 1e-9 && (high.sent_rps - 100.0).abs() < 1e-9, "{low:?} {high:?}");
+    }
+
+    #[test]
+    fn noise_is_the_spread_of_the_baseline_or_of_chance() {
+        let mut v = Visibility::new(Duration::from_secs(100));
+        [30.0, 40.0, 50.0].into_iter().for_each(|b| v.calm(b));
+        let (mean, sigma) = v.noise(0.0);
+        assert!((mean - 40.0).abs() < 1e-9 && (sigma - 10.0).abs() < 1e-9, "{mean} {sigma}");
+        // 40,000 in 100 s are 400/s with a spread of 2/s by chance alone: less is not believed.
+        let (_, sigma) = v.noise(40_000.0);
+        assert!((sigma - 20.0).abs() < 1e-9, "{sigma}");
+    }
+
+    #[test]
+    fn less_than_nothing_is_forgiven_as_far_as_clocks_explain_it() {
+        let failing = Own { sent_rps: 100.0, failed_rps: 50.0 };
+        let of = |errors| organic_ratio(errors, 200.0, failing, failing);
+        // A tenth of ours and half a request a second: 5.5 below.
+        assert_eq!(of(44.5), Answer::number(0.0));
+        assert_eq!(of(44.4), Answer::NoData(NoData::Empty));
+        let calm = Own { sent_rps: 100.0, failed_rps: 0.0 };
+        assert_eq!(organic_ratio(-0.5, 200.0, calm, calm), Answer::number(0.0));
+        assert_eq!(organic_ratio(-0.6, 200.0, calm, calm), Answer::NoData(NoData::Empty));
     }
 
     #[test]
