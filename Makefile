@@ -5,11 +5,11 @@
 CARGO ?= cargo
 SERVERS := $(CURDIR)/target/servers
 
-.PHONY: help demo test lint servers bench captures schema
+.PHONY: help demo test lint servers bench bench-engine captures schema
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: ## watch the governor at work against a built-in shop (under a minute)
 	$(CARGO) run --release --locked --quiet --bin replay -- demo
@@ -25,6 +25,10 @@ lint: ## formatting, clippy and documentation, all warnings are errors
 test: servers lint ## everything: lint, unit and property tests, real servers on loopback
 	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast
 	$(CARGO) test --locked --profile fast -p replay-loom
+
+bench-engine: servers ## the engine beside other load generators (needs 2 cores to itself, some 15 minutes)
+	$(CARGO) build --release --locked --bin replay --example steady_trace
+	$(CARGO) bench --locked --bench engine
 
 bench: ## send accuracy and cost against a loopback server, with ratios
 	REPLAY_SERVERS=$(SERVERS) $(CARGO) bench --locked

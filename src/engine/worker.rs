@@ -235,6 +235,7 @@ impl Worker {
         self.epoch = epoch;
         let sending = stage.phase().is_some();
         let (mut now, mut sent) = (self.shared.clock.now(), 0);
+        let first = self.queue.front().map_or(now, |p| p.due);
         while let Some(front) = self.queue.front() {
             let old = front.epoch < epoch;
             if !old && (front.due > now || front.epoch > epoch || !sending) {
@@ -249,7 +250,7 @@ impl Worker {
                 break;
             }
         }
-        self.pacer.woke(now, sent);
+        self.pacer.woke(now, first, sent);
         sent >= DISPATCH_MAX
     }
 

@@ -84,8 +84,16 @@ impl Pacer {
         self.pacing == Pacing::Spin
     }
 
-    /// The worker woke and sent this many.
-    pub fn woke(&mut self, now: RunTime, sent: u64) {
+    /// The worker woke and sent this many, the first of them due at `first`.
+    pub fn woke(&mut self, now: RunTime, first: RunTime, sent: u64) {
+        if sent > 0 {
+            // The moment it should have woken: were it the moment it did, every wake-up would carry the lateness of all
+            // before it. But what is overdue by more than a quantum is not caught up with.
+            let (_, count, before) = self.second;
+            let quantum = self.pacing.quantum(count.max(before));
+            let ideal = self.wake_at(first);
+            self.last_wake = if now.since(ideal) > quantum { now } else { ideal.min(now) };
+        }
         let second = now.0 / crate::units::NANOS_PER_SEC;
         let (old, count, before) = self.second;
         self.second = if second == old {
@@ -93,9 +101,6 @@ impl Pacer {
         } else {
             (second, sent, if second == old + 1 { count } else { 0 })
         };
-        if sent > 0 {
-            self.last_wake = now;
-        }
     }
 
     /// When to wake for a departure that is due at `due`.
@@ -131,24 +136,37 @@ mod tests {
     fn the_first_after_a_pause_is_on_time_and_the_rest_wait_for_the_quantum() {
         let mut p = Pacer::new(Pacing::Every(Duration::from_micros(1_000)));
         assert_eq!(p.wake_at(us(5_000)), us(5_000));
-        p.woke(us(5_003), 1);
-        assert_eq!(p.wake_at(us(5_100)), us(6_003), "one quantum after the last wake-up");
+        p.woke(us(5_003), us(5_000), 1);
+        assert_eq!(p.wake_at(us(5_100)), us(6_000), "one quantum after the last was meant to wake");
         assert_eq!(p.wake_at(us(9_000)), us(9_000), "on time again after a pause");
-        p.woke(us(7_000), 0);
-        assert_eq!(p.wake_at(us(5_100)), us(6_003), "a wake-up that sent nothing delays nothing");
+        p.woke(us(7_000), us(5_100), 0);
+        assert_eq!(p.wake_at(us(5_100)), us(6_000), "a wake-up that sent nothing delays nothing");
+        p.woke(us(9_000), us(5_100), 1);
+        assert_eq!(p.wake_at(us(5_200)), us(10_000), "far too late: a quantum from now");
+    }
+
+    /// A wake-up is always a little late. Once that lateness was carried on until it was a whole quantum.
+    #[test]
+    fn the_lateness_of_a_wake_up_is_not_carried_on() {
+        let mut p = Pacer::new(Pacing::Every(Duration::from_micros(1_000)));
+        for n in 1..1_000 {
+            let due = us(n * 1_000);
+            assert_eq!(p.wake_at(due), due, "each has a quantum of its own");
+            p.woke(due.plus(Duration::from_micros(60)), due, 1);
+        }
     }
 
     #[test]
     fn the_quantum_grows_with_the_rate_and_shrinks_again() {
         let mut p = Pacer::new(Pacing::Auto);
         let at = |s: u64| RunTime(s * 1_000_000_000);
-        p.woke(at(1), 4_000);
+        p.woke(at(1), at(1), 4_000);
         assert_eq!(p.wake_at(at(1)), at(1), "exact");
-        p.woke(at(1), 4_000);
+        p.woke(at(1), at(1), 4_000);
         assert!(p.wake_at(at(1)) > at(1));
-        p.woke(at(2), 1);
+        p.woke(at(2), at(2), 1);
         assert!(p.wake_at(at(2)) > at(2), "the last second counts, too");
-        p.woke(at(3), 1);
+        p.woke(at(3), at(3), 1);
         assert_eq!(p.wake_at(at(3)), at(3));
     }
 
@@ -173,7 +191,7 @@ mod tests {
                 if let Some(last) = last {
                     prop_assert!(wake.since(last) >= quantum);
                 }
-                p.woke(wake, sent as u64);
+                p.woke(wake, us(dues[i]), sent as u64);
                 (last, i) = (Some(wake), i + sent);
             }
         }

@@ -18,15 +18,15 @@
 set -euo pipefail
 
 # Raise this when the packages or the wrappers change: it invalidates old folders.
-VERSION=3
+VERSION=5
 
 # package -> the programs wanted from it
-PACKAGES=(nginx haproxy prometheus tshark tcpdump faketime)
+PACKAGES=(nginx haproxy prometheus tshark tcpdump faketime wrk nghttp2-client)
 declare -A TOOLS=(
   [nginx]="nginx" [haproxy]="haproxy" [prometheus]="prometheus promtool"
-  [tshark]="tshark dumpcap capinfos" [tcpdump]="tcpdump" [faketime]="faketime"
+  [tshark]="tshark dumpcap capinfos" [tcpdump]="tcpdump" [faketime]="faketime" [wrk]="wrk" [nghttp2-client]="h2load"
 )
-declare -A VERSION_FLAG=([nginx]=-V [haproxy]=-v [tshark]=-v [dumpcap]=-v [capinfos]=-v)
+declare -A VERSION_FLAG=([nginx]=-V [haproxy]=-v [tshark]=-v [dumpcap]=-v [capinfos]=-v [wrk]=-v)
 
 require=0 force=0
 for arg in "$@"; do
@@ -114,7 +114,7 @@ wanted() {
       # libc6 next to the host's ld.so crashes. A host without libstdc++6 gets it.
       libc6 | libgcc-s1 | libcrypt1) ;;
       libstdc++6) compgen -G "/usr/lib/*-linux-gnu*/libstdc++.so.6" >/dev/null || echo "$p" ;;
-      nginx | haproxy | prometheus | tshark | tcpdump | faketime | wireshark-common | libwireshark-data) echo "$p" ;;
+      nginx | haproxy | prometheus | tshark | tcpdump | faketime | wrk | nghttp2-client | wireshark-common | libwireshark-data) echo "$p" ;;
       # dependencies of maintainer scripts and of web pages, loaded by no program here
       libperl* | lib*-perl | libjs-* | libpam* | libsemanage* | libsepol* | libcap2-bin | lib*-common | libgdbm* | libdb5*) ;;
       lib* | zlib1g) echo "$p" ;;
@@ -217,8 +217,8 @@ done
 for pkg in "${PACKAGES[@]}"; do
   for tool in ${TOOLS[$pkg]}; do
     [ -x "$work/new/bin/$tool" ] || continue
-    if "$work/new/bin/$tool" "${VERSION_FLAG[$tool]:---version}" >"$work/out" 2>&1; then
-      echo "$tool: $(grep -m1 -i -E 'version|tshark|dumpcap|capinfos' "$work/out")" >>"$work/new/VERSIONS"
+    if "$work/new/bin/$tool" "${VERSION_FLAG[$tool]:---version}" >"$work/out" 2>&1 || grep -q '^wrk ' "$work/out"; then
+      echo "$tool: $(grep -m1 -i -E 'version|tshark|dumpcap|capinfos|^wrk|nghttp2' "$work/out" || head -1 "$work/out")" >>"$work/new/VERSIONS"
     else
       miss "$tool" "does not start: $(head -1 "$work/out")"
       rm -f "$work/new/bin/$tool"
