@@ -145,6 +145,67 @@ mod tests {
     }
 
     #[test]
+    fn abnormal_has_an_edge_on_both_sides() {
+        let r = rule(RelativeLevel::BackOff);
+        // Floor 0.02, three times the baseline.
+        for (now, baseline, abnormal) in [
+            (0.02, 0.001, false),
+            (0.0201, 0.001, true),
+            (0.03, 0.01, false),
+            (0.0301, 0.01, true),
+            (0.5, 0.4, false),
+        ] {
+            assert_eq!(r.is_abnormal(Side::Above, now, baseline), abnormal, "{now} {baseline}");
+        }
+        // Cap 0.1, half of the baseline.
+        let r = BaselineRule { abnormal_ratio: 2.0, ..r };
+        for (now, baseline, abnormal) in [
+            (0.1, 0.9, false),
+            (0.09, 0.9, true),
+            (0.08, 0.16, false),
+            (0.0799, 0.16, true),
+            (0.2, 0.9, false),
+        ] {
+            assert_eq!(r.is_abnormal(Side::Below, now, baseline), abnormal, "below: {now} {baseline}");
+        }
+    }
+
+    #[test]
+    fn what_was_normal_is_clean_only_inside_the_limit() {
+        let limits =
+            Thresholds { side: Side::Above, hold: None, back_off: Some(1.0), abort: None, clear: 0.5 };
+        let at = |ratio, cap| BaselineRule { ratio, floor: 0.0, cap, ..rule(RelativeLevel::BackOff) };
+        // Limit 0.22, clear 0.176: the baseline of 0.2 lies between, so clear moves half way to the limit.
+        let t = at(1.1, 1.0).apply(limits, 0.2);
+        assert!((t.clear - 0.21).abs() < 1e-9, "{t:?}");
+        // Limit 0.4, clear 0.32: the baseline is clean already.
+        assert!((at(2.0, 1.0).apply(limits, 0.2).clear - 0.32).abs() < 1e-9);
+        // The cap lies at or below the baseline: that baseline is no health, and clear stays below the cap.
+        for cap in [0.2, 0.1] {
+            assert!((at(2.0, cap).apply(limits, 0.2).clear - cap * 0.8).abs() < 1e-9, "{cap}");
+        }
+        let below =
+            Thresholds { side: Side::Below, hold: None, back_off: Some(10.0), abort: None, clear: 20.0 };
+        let floor = |ratio, floor| BaselineRule { ratio, floor, cap: 1e9, ..rule(RelativeLevel::BackOff) };
+        // Limit 95, clear 118.75: a baseline of 100 lies between.
+        assert!((floor(0.95, 0.0).apply(below, 100.0).clear - 97.5).abs() < 1e-9);
+        // Limit 50, clear 62.5: clean already.
+        assert!((floor(0.5, 0.0).apply(below, 100.0).clear - 62.5).abs() < 1e-9);
+        for least in [100.0, 200.0] {
+            let t = floor(0.5, least).apply(below, 100.0);
+            assert!((t.clear - least / 0.8).abs() < 1e-9, "{t:?}");
+        }
+    }
+
+    #[test]
+    fn two_points_are_the_least() {
+        assert_eq!(median(&[(0.0, 1.0), (1.0, 3.0)]), Some(1.0), "the lower of two");
+        assert_eq!(median(&[(0.0, 1.0)]), None);
+        assert_eq!(quantile(&[(0.0, 1.0), (1.0, 3.0)], 1.0), Some(3.0));
+        assert_eq!(quantile(&[], 0.5), None);
+    }
+
+    #[test]
     fn abnormal_is_beyond_floor_and_ratio() {
         let r = rule(RelativeLevel::BackOff);
         assert!(r.is_abnormal(Side::Above, 0.05, 0.01));

@@ -312,4 +312,6 @@ impl Policy {
 }
 
 #[cfg(test)]
+mod edge_tests;
+#[cfg(test)]
 mod tests;

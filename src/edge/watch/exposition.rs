@@ -115,7 +115,7 @@ mod tests {
     fn one_number_or_no_data() {
         let page = b"# HELP x y\n# TYPE x gauge\nx 3\nx_total{code=\"200\",path=\"a\\\"}b\"} 5 1700000000\n\
             x_total{code=\"500\"} 7\nbad{a=\"b\" 1\nbroken_number NaN\nmany{i=\"1\"} 1\nmany{i=\"2\"} NaN\n";
-        use Reduce::{Max, One, Sum};
+        use Reduce::{Avg, Max, Min, One, Sum};
         let none = |why| Answer::NoData(why);
         #[rustfmt::skip]
         let table = [
@@ -129,6 +129,20 @@ mod tests {
         for (selector, reduce, want) in table {
             assert_eq!(read(page, selector, reduce), want, "{selector} {reduce:?}");
         }
+        assert_eq!(read(page, "x_total", Avg), Answer::number(6.0));
+        assert_eq!(read(page, "x_total", Min), Answer::number(5.0));
+        assert_eq!(read(page, "many", Min), none(NoData::NaN));
+        assert_eq!(read(page, "many", Avg), none(NoData::NaN));
+        assert_eq!(read(page, "x_total{code!~\"5..\"}", One), Answer::number(5.0));
+        assert_eq!(read(page, "sum(x)", One), none(NoData::BadValue), "a selector, not a query");
+        assert_eq!(read(b"\xff\xfe", "x", One), none(NoData::BadValue));
+        for line in ["x 1 2 3", "x 1 soon", "x 1 2.5", "x", "x{a=b} 1", "x{a=\"b\" 1"] {
+            let want = if line == "x" { NoData::Empty } else { NoData::BadValue };
+            assert_eq!(read(line.as_bytes(), "x", One), none(want), "{line}");
+        }
+        let many = |n: usize| (0..n).map(|i| format!("m{{i=\"{i}\"}} 1\n")).collect::<String>();
+        assert_eq!(read(many(SERIES_MAX).as_bytes(), "m", Sum), Answer::number(SERIES_MAX as f64));
+        assert_eq!(read(many(SERIES_MAX + 1).as_bytes(), "m", Sum), none(NoData::Multi));
         assert_eq!(read(b"<html>", "x", One), none(NoData::Empty));
         assert_eq!(read(b"x nonsense", "x", One), none(NoData::BadValue));
     }
