@@ -186,6 +186,11 @@ pub struct Tally {
     pub bytes: u64,
 }
 
+/// Whether the reason itself says that the target was slow.
+fn is_slow(reason: ShedReason) -> bool {
+    matches!(reason, ShedReason::SessionBlocked | ShedReason::Connecting | ShedReason::InFlight)
+}
+
 impl Tally {
     /// A request was due.
     pub fn due(&mut self) {
@@ -195,8 +200,15 @@ impl Tally {
     /// A due request was cut.
     pub fn shed(&mut self, reason: ShedReason) {
         *self.counts.shed.entry(reason).or_default() += 1;
-        if matches!(reason, ShedReason::SessionBlocked | ShedReason::Connecting | ShedReason::InFlight) {
+        if is_slow(reason) {
             // It would have been slow: percentiles without it are lower bounds.
+            self.latency.response.censor();
+        }
+    }
+
+    /// A request that had waited is about to be cut for a reason that does not tell so.
+    pub fn censor_unless(&mut self, reason: ShedReason) {
+        if !is_slow(reason) {
             self.latency.response.censor();
         }
     }

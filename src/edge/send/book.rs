@@ -214,6 +214,12 @@ impl Due {
         self.resolve_shed(reason);
     }
 
+    /// It is cut after it has waited for its connection: whatever the reason, it would have been slow.
+    pub fn shed_late(mut self, reason: ShedReason) {
+        self.book.inner.borrow_mut().tally(self.phase).censor_unless(reason);
+        self.resolve_shed(reason);
+    }
+
     fn resolve_shed(&mut self, reason: ShedReason) {
         self.resolved = true;
         let mut inner = self.book.inner.borrow_mut();

@@ -166,7 +166,9 @@ impl Held {
         let now = c.clock.now();
         let slot = match c.gate.permit(now).and_then(|permit| permit.spend(now)) {
             Ok(slot) => slot,
-            Err(reason) => return due.shed(reason),
+            Err(reason) if own_lag => return due.shed(reason),
+            // Behind a slow answer: the burst after it is not sent, and is not forgotten either.
+            Err(reason) => return due.shed_late(reason),
         };
         state.out_at = 0;
         state.answer.begin(prepared.asked);
