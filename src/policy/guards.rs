@@ -246,8 +246,10 @@ fn min_samples(r: &mut Reader<'_>, name: &str, t: &GuardTable, query: &GuardQuer
         GuardQuery::Prometheus(q) => quantile_of(&q.text),
         _ => None,
     };
-    if let Some(q) = quantile.filter(|q| (n as f64) < 5.0 / (1.0 - q)) {
-        r.error("G031", at, &key, format!("a {q} quantile needs at least {:.0} samples", 5.0 / (1.0 - q)));
+    // 1 - 0.9 is a little less than a tenth: what is asked for is whole.
+    let needed = |q: f64| (5.0 / (1.0 - q) - 1e-6).ceil() as u64;
+    if let Some(q) = quantile.filter(|q| n < needed(*q)) {
+        r.error("G031", at, &key, format!("a {q} quantile needs at least {} samples", needed(q)));
         return None;
     }
     Some(n)

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::get::Got;
 use crate::govern::reading::{Answer, Fault, NoData};
-use crate::limits::{SERIES_MAX, SKEW_NO_DATA};
+use crate::limits::SKEW_NO_DATA;
 use crate::units::{NANOS_PER_SEC, WallTime};
 
 /// The URL of an instant query. No `time`: the server's own clock is used.
@@ -206,7 +206,6 @@ fn read_body(body: &[u8], now: WallTime) -> Answer {
         ("vector", Value::Array(series)) => match series.as_slice() {
             [] => return Answer::NoData(NoData::Empty),
             [one] => &one["value"],
-            [..] if series.len() > SERIES_MAX => return Answer::NoData(NoData::Multi),
             [..] => return Answer::NoData(NoData::Multi),
         },
         _ => return Answer::NoData(NoData::WrongType),
@@ -332,6 +331,27 @@ mod tests {
             [("cluster".to_owned(), "prod-eu1".to_owned()), ("replica".to_owned(), "a".to_owned())]
         );
         assert_eq!(external_labels(&got(404, "")), None);
+        assert_eq!(external_labels(&got(200, "{\"data\":{\"yaml\":\"global:\\n\"}}")), Some(Vec::new()));
+        assert_eq!(scrape_interval(&got(200, yaml)), Some(std::time::Duration::from_secs(15)));
+        assert_eq!(scrape_interval(&got(500, yaml)), None);
+        let warned = matrix.replace("\"data\"", "\"warnings\":[\"store down\"],\"data\"");
+        assert_eq!(read_range(&got(200, &warned)), Err(NoData::Partial), "half of the past is no past");
+        let harmless = matrix.replace("\"data\"", "\"warnings\":[\"PromQL info: x\"],\"data\"");
+        assert_eq!(read_range(&got(200, &harmless)).map(|p| p.len()), Ok(2));
+        let failed = matrix.replace("success", "error");
+        assert_eq!(read_range(&got(200, &failed)), Err(NoData::BadJson));
+        assert_eq!(read_names(&got(200, r#"{"data":["a","b"]}"#)), Ok(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(read_names(&got(404, r#"{"data":["a"]}"#)), Err(NoData::Http(404)));
+        let two = vector(r#"[{"metric":{"le":"1"},"value":[1,"1"]},{"metric":{},"value":[1,"1"]}]"#);
+        assert_eq!(read_labels(&got(200, &two), "le"), ["1", ""]);
+        assert!(read_labels(&got(500, &two), "le").is_empty());
+        assert_eq!(freshness_query("x{a=\"b\"}"), "time() - max(timestamp(x{a=\"b\"}))");
+        let url = range_url("http://p", "x y", 1.0, 2.5, 15.0);
+        assert!(
+            url.starts_with("http://p/api/v1/query_range?")
+                && url.ends_with("start=1.000&end=2.500&step=15.000&query=x%20y"),
+            "{url}"
+        );
         let stamped = vector(r#"[{"value":[1700000003.5,"1"]}]"#);
         let (a, b) = (NOW, WallTime(NOW.0 + 1_000_000_000));
         assert_eq!(skew_ms(&got(200, &stamped), a, b), Some(3_000));
