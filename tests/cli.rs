@@ -231,6 +231,16 @@ fn replayd_checks_says_ready_and_stops_on_a_signal() {
         assert_eq!(text(&said).contains("G020"), !accepted, "{start}: {}", text(&said));
     }
 
+    night("one", "daily 03:00");
+    let always = fs::read_to_string(dir.path().join("two.toml")).unwrap();
+    fs::write(dir.path().join("two.toml"), always.split("[window]").next().unwrap()).unwrap();
+    let said = Command::new(REPLAYD)
+        .args(["--check", "--config"])
+        .arg(dir.path().join("both.toml"))
+        .output()
+        .unwrap();
+    assert!(code(&said) != 0 && text(&said).contains("has no window"), "{}", text(&said));
+
     let socket = dir.path().join("notify");
     let listener = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
     listener.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -18,7 +18,7 @@ use replay::edge::send::book::Book;
 use replay::edge::send::connect::Connector;
 use replay::edge::send::dns::Resolver;
 use replay::edge::send::lane::{Lane, LaneContext};
-use replay::govern::gate::{Gate, GateLimits};
+use replay::govern::gate::{Gate, GateLimits, ShedReason};
 use replay::govern::latch::Latch;
 use replay::measure::outcome::RunPhase;
 use replay::measure::tally::Tally;
@@ -254,6 +254,11 @@ fn shape(headers: &[(&str, &str)]) -> Arc<RequestShape> {
 
 /// Sends `n` requests, one every `every`, through one lane and returns what the book says of them.
 fn send(raw: &Raw, n: usize, every: Duration, timeout: Duration) -> Tally {
+    send_waiting(raw, n, every, timeout, Duration::from_secs(5))
+}
+
+/// The same, with a limit on waiting for the answer before.
+fn send_waiting(raw: &Raw, n: usize, every: Duration, timeout: Duration, blocked: Duration) -> Tally {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     let clock = Clock::start();
@@ -282,7 +287,7 @@ fn send(raw: &Raw, n: usize, every: Duration, timeout: Duration) -> Tally {
             trace_seed: 1,
         },
         request_timeout: timeout,
-        session_blocked_max: Duration::from_secs(5),
+        session_blocked_max: blocked,
         number: Cell::new(0),
         scratch: LaneContext::scratch(),
     });
@@ -478,4 +483,23 @@ fn an_endless_answer_is_read_in_turns() {
     });
     let t = send(&raw, 2, SOON, LONG);
     assert_eq!((t.counts.ok, t.bytes), (2, 40 << 20));
+}
+
+/// What has waited too long is not worth a connection: once each lane opened one, in the middle of an outage, only to shed
+/// what it was for.
+#[test]
+fn no_connection_is_opened_for_what_has_expired() {
+    let raw = serve(|mut s, _| {
+        let mut h = Vec::new();
+        while head(&mut s, &mut h) {}
+    });
+    let t = send_waiting(
+        &raw,
+        5,
+        Duration::from_millis(1),
+        Duration::from_millis(200),
+        Duration::from_millis(50),
+    );
+    assert_eq!(summary(&raw, &t), (0, vec![], 1, 1));
+    assert_eq!(t.counts.shed.get(&ShedReason::SessionBlocked), Some(&4), "{:?}", t.counts);
 }

@@ -180,7 +180,10 @@ fn window_facts(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
 
 /// Says when the certificate ends; it must outlive the run that could end last, at `until`.
 fn certificate(out: &mut impl Write, ends: Option<WallTime>, until: WallTime) -> anyhow::Result<bool> {
-    let Some(ends) = ends else { return Ok(true) };
+    let Some(ends) = ends else {
+        writeln!(out, "error: when the certificate ends cannot be read")?;
+        return Ok(false);
+    };
     let left = Duration::from_nanos(ends.0.saturating_sub(wall().0));
     let (date, days) = (ends.rfc3339(), left.as_secs() / 86_400);
     writeln!(out, "  certificate valid until {} ({days} days)", date.get(..10).unwrap_or(&date))?;
@@ -229,7 +232,7 @@ async fn target_facts(out: &mut impl Write, target: &Target, until: WallTime) ->
                 let alpn = seen.alpn.as_deref().unwrap_or("none");
                 writeln!(out, "  certificate verified, {tls}, ALPN {alpn}")?;
             }
-            let certificate = certificate(out, seen.certificate_ends, until)?;
+            let certificate = seen.tls.is_none() || certificate(out, seen.certificate_ends, until)?;
             let path: Vec<String> = seen.headers.iter().map(|(k, v)| format!("{k}: {v}")).collect();
             writeln!(
                 out,

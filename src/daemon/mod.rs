@@ -92,20 +92,20 @@ fn check(path: &Path) -> anyhow::Result<usize> {
 /// Two policies on one target may not be open at once: the second run would be refused, and nobody would be there to
 /// see it (lint G020).
 fn apart(a: &Policy, b: &Policy) -> anyhow::Result<()> {
-    let target = |p: &Policy| p.target_url.as_ref().and_then(|u| Target::new(u, p.allow.clone()).ok());
-    let (Some(x), Some(y)) = (target(a), target(b)) else { return Ok(()) };
-    let (Some(wa), Some(wb)) = (&a.window, &b.window) else { return Ok(()) };
+    let target = |p: &Policy| p.target_url.as_ref().map(|u| Target::new(u, p.allow.clone())).transpose();
+    // Without a URL the target is named at the start of a run, and the lock on it is all there can be.
+    let (Some(x), Some(y)) = (target(a)?, target(b)?) else { return Ok(()) };
     if target_name(&x) != target_name(&y) {
         return Ok(());
     }
-    if let Some(at) = window::overlap(wa, wb, wall())? {
+    let (one, two, name) = (&a.origin, &b.origin, target_name(&x));
+    let (Some(wa), Some(wb)) = (&a.window, &b.window) else {
         anyhow::bail!(
-            "G020: {} and {} are both open at {} for {}; move one window",
-            a.origin,
-            b.origin,
-            at.rfc3339(),
-            target_name(&x)
+            "G020: {one} and {two} are for {name}, and one of them has no window: it is open at any hour"
         );
+    };
+    if let Some(at) = window::overlap(wa, wb, wall())? {
+        anyhow::bail!("G020: {one} and {two} are both open at {} for {name}; move one window", at.rfc3339());
     }
     Ok(())
 }

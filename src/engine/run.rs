@@ -212,10 +212,9 @@ pub fn run<S: EventSource + Send + 'static>(
         &shared,
         senders,
     )?;
-    let mut policy_watch = PolicyWatch::of(&p.policy);
+    watch_policy(&p.policy, &shared)?;
     while shared.stage().0 != Stage::Ended {
         wait(Duration::from_millis(100));
-        policy_watch.look(&shared);
         // Not within the call: a blocked terminal must not hold the governor's numbers.
         let now = snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         live(&now);
@@ -238,31 +237,26 @@ pub fn run<S: EventSource + Send + 'static>(
     Ok(report)
 }
 
-/// Tells once that the policy's file is not what it was.
-struct PolicyWatch {
-    file: Option<PolicyFile>,
-    next: RunTime,
-}
-
-impl PolicyWatch {
-    fn of(policy: &Policy) -> Self {
-        let on_disk = policy.origin != BUILT_IN;
-        let file = on_disk.then(|| PolicyFile::new(Path::new(&policy.origin), &policy.hash));
-        Self { file, next: RunTime::START }
+/// Tells once that the policy's file is not what it was. On a thread of its own: a file on a mount that hangs must not
+/// hold up the report.
+fn watch_policy(policy: &Policy, shared: &Arc<Shared>) -> anyhow::Result<()> {
+    let path = Path::new(&policy.origin);
+    // A pipe can be read once, and the built-in ones are no files.
+    if policy.origin.starts_with(BUILT_IN) || !path.is_file() {
+        return Ok(());
     }
-
-    fn look(&mut self, shared: &Shared) {
-        let now = shared.clock.now();
-        if now < self.next {
-            return;
+    let (file, shared) = (PolicyFile::new(path, &policy.hash), Arc::clone(shared));
+    let watch = move || {
+        while shared.stage().0 != Stage::Ended {
+            if let Some(what) = file.difference() {
+                drop(writeln!(std::io::stderr(), "replay: {what}"));
+                shared.note(what);
+                return;
+            }
+            wait(POLICY_LOOK);
         }
-        self.next = now.plus(POLICY_LOOK);
-        if let Some(what) = self.file.as_ref().and_then(PolicyFile::difference) {
-            drop(writeln!(std::io::stderr(), "replay: {what}"));
-            shared.note(what);
-            self.file = None;
-        }
-    }
+    };
+    spawn("policy", watch).map(drop)
 }
 
 fn spawn<T: Send + 'static>(

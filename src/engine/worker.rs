@@ -30,11 +30,15 @@ use crate::plan::{Departure, DepartureKind, Instance};
 use crate::policy::target::Target;
 use crate::units::RunTime;
 
-/// Departures sent off before the worker looks at its answers.
-const DISPATCH_MAX: u64 = 64;
+/// Requests handed to lanes before the worker looks at its answers: about half of the tasks that the runtime polls
+/// between two turns of the worker, so that reading keeps up with sending.
+const DISPATCH_MAX: u64 = 30;
 
 /// Longest sleep of a worker: it must beat well within the governor's patience.
 const BEAT: Duration = Duration::from_millis(50);
+
+/// And while something is in flight: time-outs are found at a beat.
+const BEAT_BUSY: Duration = Duration::from_millis(10);
 
 /// What a worker needs to know of the run.
 #[derive(Debug, Clone)]
@@ -179,12 +183,13 @@ impl Worker {
             return Ok(());
         }
         let sending = self.stage.phase().is_some();
+        let beat = if self.context.gate.in_flight() > 0 { BEAT_BUSY } else { BEAT };
         let next = self.queue.front().filter(|_| sending).map(|p| self.pacer.wake_at(p.due).since(now));
         match next {
             // Overdue: answers are read before the next one goes.
             Some(Duration::ZERO) => tokio::task::yield_now().await,
-            Some(next) => timer.wait(next.min(BEAT)).await?,
-            None => timer.wait(BEAT).await?,
+            Some(next) => timer.wait(next.min(beat)).await?,
+            None => timer.wait(beat).await?,
         }
         Ok(())
     }
@@ -234,7 +239,7 @@ impl Worker {
         }
         self.epoch = epoch;
         let sending = stage.phase().is_some();
-        let (mut now, mut sent) = (self.shared.clock.now(), 0);
+        let (mut now, mut sent, mut all) = (self.shared.clock.now(), 0, 0);
         let first = self.queue.front().map_or(now, |p| p.due);
         while let Some(front) = self.queue.front() {
             let old = front.epoch < epoch;
@@ -242,28 +247,31 @@ impl Worker {
                 break;
             }
             if let Some(planned) = self.queue.pop_front() {
-                if old { self.gone(planned, now) } else { self.one(planned, now) }
+                let handed = if old { self.gone(planned, now) } else { self.one(planned, now) };
+                sent += u64::from(handed);
             }
-            sent += 1;
+            all += 1;
             now = self.shared.clock.now();
             if sent >= DISPATCH_MAX {
                 break;
             }
         }
-        self.pacer.woke(now, first, sent);
+        self.pacer.woke(now, first, all);
         sent >= DISPATCH_MAX
     }
 
     /// What belonged to a stage that is over: it is not sent, and counted if its time had come.
-    fn gone(&mut self, p: Planned, now: RunTime) {
+    fn gone(&mut self, p: Planned, now: RunTime) -> bool {
         if let (DepartureKind::Request(planned), true) = (p.departure.kind, p.due <= now) {
             let reason =
                 if self.shared.gate.latch().is_set() { ShedReason::Latched } else { ShedReason::TooLate };
             self.context.book.due(p.due, p.phase, planned).shed(reason);
         }
+        false
     }
 
-    fn one(&mut self, p: Planned, now: RunTime) {
+    /// Deals with one departure; whether a request went to a lane.
+    fn one(&mut self, p: Planned, now: RunTime) -> bool {
         let phase = p.phase;
         let Departure { instance, connection, kind, .. } = p.departure;
         match kind {
@@ -293,12 +301,16 @@ impl Worker {
                     due.shed(ShedReason::Thinned);
                 } else {
                     match self.lane(instance, connection) {
-                        Some(lane) => lane.request(due),
+                        Some(lane) => {
+                            lane.request(due);
+                            return true;
+                        }
                         None => due.shed(ShedReason::Connecting),
                     }
                 }
             }
         }
+        false
     }
 
     fn lane(&mut self, instance: Instance, connection: u16) -> Option<&Lane> {

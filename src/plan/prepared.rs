@@ -7,7 +7,7 @@
 use super::draw::{Salt, hash64};
 use crate::trace::shape::{HeaderValue, RequestShape};
 use crate::wire::body::Asked;
-use crate::wire::head::is_token;
+use crate::wire::head::{Version, is_token};
 
 /// Lines that belong to one hop, that we set ourselves, or that must never be forged.
 const LEFT_OUT: [&str; 17] = [
@@ -51,6 +51,8 @@ pub struct Prepared {
     trace_at: usize,
     /// What its answer answers.
     pub asked: Asked,
+    /// It asks for the connection to end with its answer (RFC 9112, section 9.6): nothing may follow on it.
+    pub closes: bool,
 }
 
 /// Digits of half a trace id, and of a span id.
@@ -92,7 +94,7 @@ impl Prepared {
             value.iter().for_each(|v| out.extend_from_slice(v));
             out.extend_from_slice(b"\r\n");
         };
-        let (mut host, mut agent) = (false, false);
+        let (mut host, mut agent, mut lasting) = (false, false, shape.version != Version::Http10);
         let suffix = marking.agent_suffix.as_bytes();
         // HTTP/1.1 needs a Host, and it comes first (RFC 9110, section 7.2) unless it stood elsewhere.
         if !shape.headers.iter().any(|h| h.name.eq_ignore_ascii_case(b"host")) {
@@ -115,6 +117,7 @@ impl Prepared {
                 HeaderValue::Kept(value) if is("connection") => {
                     if value.eq_ignore_ascii_case(b"close") || value.eq_ignore_ascii_case(b"keep-alive") {
                         line(&mut out, &header.name, &[value]);
+                        lasting = value.eq_ignore_ascii_case(b"keep-alive");
                     }
                 }
                 HeaderValue::Kept(value) if is("content-length") => {
@@ -139,7 +142,7 @@ impl Prepared {
         let trace_at = out.len();
         out.extend_from_slice(b"0000000000000000-0000000000000000-00\r\n\r\n");
         let asked = Asked::by(&shape.method);
-        Some(Self { bytes: out.into_boxed_slice(), trace_at, asked })
+        Some(Self { bytes: out.into_boxed_slice(), trace_at, asked, closes: !lasting })
     }
 
     /// Writes the head of request `number` into `out`, in place of what was there.
@@ -177,7 +180,6 @@ fn fill_hex(out: &mut [u8], at: usize, value: u64) {
 mod tests {
     use super::*;
     use crate::trace::shape::{Credentials, Header, Scheme};
-    use crate::wire::head::Version;
 
     fn kept(name: &str, value: &str) -> Header {
         Header { name: name.into(), value: HeaderValue::Kept(value.into()) }
@@ -247,6 +249,20 @@ mod tests {
         assert!(text.starts_with(start), "{text}");
         let two = written(&shape(vec![kept("Host", "a"), kept("Host", "b")]), 1);
         assert_eq!(two.matches("target.example").count(), 1, "one Host, whatever was recorded: {two}");
+    }
+
+    #[test]
+    fn nothing_follows_a_request_that_asks_for_the_end() {
+        for (version, lines, closes) in [
+            (Version::Http11, vec![], false),
+            (Version::Http11, vec![kept("Connection", "Close")], true),
+            (Version::Http11, vec![kept("Connection", "keep-alive")], false),
+            (Version::Http10, vec![], true),
+            (Version::Http10, vec![kept("connection", "Keep-Alive")], false),
+        ] {
+            let s = RequestShape { version, ..shape(lines) };
+            assert_eq!(Prepared::of(&s, &marking()).unwrap().closes, closes, "{s:?}");
+        }
     }
 
     #[test]

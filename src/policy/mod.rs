@@ -292,7 +292,7 @@ pub struct Policy {
     pub warnings: Vec<Finding>,
 }
 
-/// Origin of the policy that is part of the program.
+/// How the origin of a policy begins that is part of the program.
 pub const BUILT_IN: &str = "built in";
 
 /// The hash of a policy's text as reports show it: CRC-32C in hex. It tells versions apart; it proves nothing against

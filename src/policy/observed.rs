@@ -78,6 +78,13 @@ pub fn judge(
                 say(Severity::Error, "G006", "expr", why);
             }
         }
+        if s.scrape.is_none() && s.series.is_some_and(|n| n > 0) {
+            let why = format!(
+                "how often {} is sampled cannot be told: fewer than three samples in an hour, or too new",
+                s.selector
+            );
+            say(Severity::Warning, "G006", "scrape_interval", why);
+        }
         for label in &s.unknown_labels {
             let why = format!("no series of {} has the label {label:?}: it chooses nothing", s.selector);
             say(Severity::Warning, "G022", "expr", why);
@@ -166,6 +173,8 @@ mod tests {
         assert_eq!(judged(every(60), &long, None), [key("G006", "g: scrape_interval")]);
         let unknown = SelectorFacts { unknown_labels: vec!["pdo".to_owned()], ..facts("d_bucket") };
         assert_eq!(judged(unknown, &rate, None), [key("G022", "g: expr")]);
+        let rare = SelectorFacts { scrape: None, ..facts("d_bucket") };
+        assert_eq!(judged(rare, &rate, None), [key("G006", "g: scrape_interval")], "unknown is said");
         assert_eq!(
             judged(SelectorFacts::default(), &rate, Some(&limits)),
             none,

@@ -27,7 +27,9 @@ pub struct AnswerHead {
 /// What was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// The final head is whole; interim answers (1xx) are passed over.
+    /// An interim answer (1xx): the final one is still to come.
+    Interim(AnswerHead),
+    /// The final head is whole. It is told even where its body cannot be read, which the next call says.
     Head(AnswerHead),
     /// The answer is whole, with this many bytes of body (after chunked decoding).
     End {
@@ -74,6 +76,8 @@ enum State {
         bytes: usize,
     },
     UntilClose,
+    /// The head was told; what follows cannot be read.
+    Bad(AnswerError),
     Done,
 }
 
@@ -141,6 +145,7 @@ impl AnswerReader {
                 self.body_bytes += bytes.len() as u64;
                 Ok((bytes.len(), None))
             }
+            State::Bad(error) => Err(error),
             State::Done => Ok((0, None)),
         }
     }
@@ -153,6 +158,7 @@ impl AnswerReader {
         match self.state {
             State::UntilClose => Ok(Some(self.end())),
             State::Done => Ok(None),
+            State::Bad(error) => Err(error),
             State::Head
             | State::Length { .. }
             | State::ChunkLine
@@ -196,22 +202,23 @@ impl AnswerReader {
                 self.part.clear();
                 Ok((len.saturating_sub(before), self.seen(seen)?))
             }
+            // Empty lines alone: they may stand before a head, but not for ever.
+            None if self.part.len() > HEAD_BYTES_MAX => Err(AnswerError::Head),
             None => Ok((bytes.len(), None)),
         }
     }
 
     fn seen(&mut self, seen: Seen) -> Result<Option<Found>, AnswerError> {
-        if seen.head.status == 101 || (self.asked == Asked::Connect && seen.head.status / 100 == 2) {
-            return Err(AnswerError::Switched);
+        let head = seen.head;
+        let switched = head.status == 101 || (self.asked == Asked::Connect && head.status / 100 == 2);
+        match (head.status, seen.body) {
+            (..100, _) => return Err(AnswerError::Head),
+            _ if switched => self.state = State::Bad(AnswerError::Switched),
+            (..200, _) => return Ok(Some(Found::Interim(head))),
+            (_, Ok(body)) => self.state = body,
+            (_, Err(error)) => self.state = State::Bad(error),
         }
-        if seen.head.status < 100 {
-            return Err(AnswerError::Head);
-        }
-        if seen.head.status < 200 {
-            return Ok(None);
-        }
-        self.state = seen.body?;
-        Ok(Some(Found::Head(seen.head)))
+        Ok(Some(Found::Head(head)))
     }
 
     /// Takes bytes up to the end of a line into `part`; whether the line is whole.

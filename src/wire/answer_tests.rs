@@ -15,6 +15,7 @@ fn read(bytes: &[u8], piece: usize, asked: Asked) -> Result<Vec<(AnswerHead, u64
             let (n, found) = reader.feed(rest)?;
             rest = &rest[n..];
             match found {
+                Some(Found::Interim(_)) => {}
                 Some(Found::Head(h)) => head = Some(h),
                 Some(Found::End { body_bytes }) => {
                     out.push((head.take().expect("a head comes first"), body_bytes));
@@ -101,12 +102,34 @@ fn nothing_is_read_without_end() {
     assert_eq!(endless("HTTP/1.1 200 OK\r\nA: ", "a", HEAD_BYTES_MAX + 10), [AnswerError::Head; 2]);
     let many = endless("HTTP/1.1 200 OK\r\n", "a: b\r\n", 4_000);
     assert_eq!(many, [AnswerError::Closed, AnswerError::Head], "too many lines, found out in one piece");
+    assert_eq!(endless("\r\n", "\r\n", HEAD_BYTES_MAX + 2_000), [AnswerError::Head; 2], "empty lines alone");
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(endless(&format!("{chunked}1;"), "a", CHUNK_LINE_MAX + 2_000), [AnswerError::Chunk; 2]);
     assert_eq!(
         endless(&format!("{chunked}0\r\n"), "a: b\r\n", HEAD_BYTES_MAX + 2_000),
         [AnswerError::Head; 2]
     );
+}
+
+/// What stops a run is heard even from an answer that cannot be read any further.
+#[test]
+fn a_stop_is_heard_whatever_follows() {
+    for (text, status) in [
+        (
+            "HTTP/1.1 503 S\r\nX-Replay-Stop: 1\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n",
+            503,
+        ),
+        ("HTTP/1.0 200 S\r\nX-Replay-Stop: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 200),
+        ("HTTP/1.1 101 S\r\nX-Replay-Stop: 1\r\n\r\n", 101),
+        ("HTTP/1.1 103 S\r\nX-Replay-Stop: 1\r\n\r\n", 103),
+    ] {
+        let mut reader = AnswerReader::default();
+        reader.begin(Asked::Other);
+        let found = reader.feed(text.as_bytes()).unwrap().1;
+        let Some(Found::Head(head) | Found::Interim(head)) = found else { panic!("{found:?}") };
+        assert!(head.stop && head.status == status, "{text}");
+        assert_eq!(reader.feed(b"").is_err(), status != 103, "{text}");
+    }
 }
 
 #[test]

@@ -94,8 +94,12 @@ struct State {
     waiting: VecDeque<Due>,
     out: Vec<u8>,
     out_at: usize,
+    /// The head under way was offered to the kernel at least once.
+    begun: bool,
     answer: AnswerReader,
     head: AnswerHead,
+    /// The request asked for the connection to end with its answer.
+    closes: bool,
 }
 
 /// What the lane's task must do.
@@ -170,8 +174,9 @@ impl Held {
             // Behind a slow answer: the burst after it is not sent, and is not forgotten either.
             Err(reason) => return due.shed_late(reason),
         };
-        state.out_at = 0;
+        (state.out_at, state.begun) = (0, false);
         state.answer.begin(prepared.asked);
+        state.closes = prepared.closes;
         due.sent(now, slot, Rc::downgrade(self), own_lag);
         state.current = Some(due);
         // The task reads; it also writes what the kernel does not take now.
@@ -188,12 +193,17 @@ impl Held {
 
     /// Writes what is left of the head under way, and notes when all of it is with the kernel.
     fn write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let State { connection: Some(stream), current: Some(due), out, out_at, .. } = state else {
+        let State { connection: Some(stream), current: Some(due), out, out_at, begun, .. } = state else {
             return Poll::Ready(Ok(()));
         };
         if due.written.is_some() {
             return Poll::Ready(Ok(()));
         }
+        // The rest of a head that the kernel would not take at once: not after the latch.
+        if *begun && self.context.gate.latch().is_set() {
+            return Poll::Ready(Err(io::Error::other("the run was stopped")));
+        }
+        *begun = true;
         while *out_at < out.len() {
             let part = out.get(*out_at..).unwrap_or_default();
             match Pin::new(&mut *stream).poll_write(cx, part)? {
@@ -212,9 +222,9 @@ impl Held {
     /// The request under way has no usable answer; the connection is of no more use.
     fn fail(&self, state: &mut State, kind: ErrorKind) {
         state.connection = None;
+        // Also where not all of the head was written: it is the target's doing, and the governor must hear of it.
         if let Some(due) = state.current.take() {
-            let whole = due.written.is_some();
-            due.ended(if whole { Ending::Error(kind) } else { Ending::FailedBeforeWrite }, 0);
+            due.ended(Ending::Error(kind), 0);
         }
     }
 
@@ -253,12 +263,17 @@ impl Held {
         if let Poll::Ready(Err(error)) = self.write(state, cx) {
             self.fail(state, kind_of(&error));
         }
-        self.read(state, cx);
-        self.next(state);
+        // The next one leaves only when the kernel has nothing more of this connection, not even its end.
+        if self.read(state, cx) {
+            self.next(state);
+        }
         if state.closing && state.current.is_none() && state.waiting.is_empty() {
             return Poll::Ready(Turn::End);
         }
         let wanted = state.wanted.take();
+        if state.connection.is_none() {
+            self.expire(state, ShedReason::SessionBlocked);
+        }
         if state.connection.is_none()
             && let Some(phase) = state.waiting.front().map(|d| d.phase).or(wanted)
         {
@@ -267,29 +282,29 @@ impl Held {
         Poll::Pending
     }
 
-    fn read(self: &Rc<Self>, state: &mut State, cx: &mut Context<'_>) {
+    /// Reads what is there; whether that was all of it.
+    fn read(&self, state: &mut State, cx: &mut Context<'_>) -> bool {
         let context = Rc::clone(&self.context);
         let mut scratch = context.scratch.borrow_mut();
         let mut taken = 0;
         while let Some(stream) = &mut state.connection {
             let mut buf = ReadBuf::new(&mut scratch);
             match Pin::new(stream).poll_read(cx, &mut buf) {
-                Poll::Pending => return,
-                Poll::Ready(Err(error)) => return self.fail(state, kind_of(&error)),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => return self.eof(state),
-                Poll::Ready(Ok(())) => {}
+                Poll::Pending => return true,
+                Poll::Ready(Err(error)) => self.fail(state, kind_of(&error)),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => self.eof(state),
+                Poll::Ready(Ok(())) => {
+                    let (now, bytes) = (context.clock.now(), buf.filled());
+                    taken += bytes.len();
+                    self.take(state, bytes, now);
+                }
             }
-            let now = context.clock.now();
-            let bytes = buf.filled();
-            taken += bytes.len();
-            self.take(state, bytes, now);
-            // The next one leaves before the kernel is asked whether there is more.
-            self.next(state);
             if taken >= TURN_BYTES_MAX {
                 cx.waker().wake_by_ref();
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Bytes of an answer came.
@@ -298,10 +313,12 @@ impl Held {
             due.first_byte.get_or_insert(now);
         }
         let mut rest = bytes;
-        while !rest.is_empty() {
+        loop {
             if state.current.is_none() {
-                // Bytes that nobody asked for: the next answer would be read out of them.
-                state.connection = None;
+                if !rest.is_empty() {
+                    // Bytes that nobody asked for: the next answer would be read out of them.
+                    state.connection = None;
+                }
                 return;
             }
             let before = state.answer.body_bytes();
@@ -315,17 +332,13 @@ impl Held {
                 return self.fail(state, ErrorKind::TooLarge);
             }
             match found {
+                Some(Found::Interim(head)) => heed(&self.context, head, now),
                 Some(Found::Head(head)) => {
                     heed(&self.context, head, now);
                     state.head = head;
-                    // Without a body the end is found with no bytes left.
-                    if rest.is_empty()
-                        && let Ok((_, Some(Found::End { body_bytes }))) = state.answer.feed(rest)
-                    {
-                        self.end(state, body_bytes);
-                    }
                 }
                 Some(Found::End { body_bytes }) => self.end(state, body_bytes),
+                None if n == 0 || rest.is_empty() => return,
                 None => {}
             }
         }
@@ -334,7 +347,7 @@ impl Held {
     fn end(&self, state: &mut State, body_bytes: u64) {
         let Some(due) = state.current.take() else { return };
         // An answer before all of the request was written leaves a connection that cannot be trusted.
-        if !state.head.keep_alive || due.written.is_none() {
+        if !state.head.keep_alive || state.closes || due.written.is_none() {
             state.connection = None;
         }
         due.ended(Ending::Answered(state.head.status), body_bytes);
@@ -366,27 +379,27 @@ impl Held {
                 c.book.connected(phase, times, state.opened_before);
                 state.opened_before = true;
                 state.connection = Some(stream);
-                self.after_connect(state);
+                self.expire(state, ShedReason::Connecting);
+                self.next(state);
             }
             // The one that asked for it is lost; the next one tries again.
             Err(reason) => {
                 if let Some(due) = state.waiting.pop_front() {
                     due.shed(reason);
                 }
+                self.expire(state, ShedReason::Connecting);
             }
         }
     }
 
-    /// What waited too long for the connection is shed under its own reason.
-    fn after_connect(self: &Rc<Self>, state: &mut State) {
-        let limit = self.context.session_blocked_max;
-        let now = self.context.clock.now();
+    /// Sheds what has waited too long.
+    fn expire(&self, state: &mut State, reason: ShedReason) {
+        let (limit, now) = (self.context.session_blocked_max, self.context.clock.now());
         while state.waiting.front().is_some_and(|d| now > d.due.plus(limit)) {
             if let Some(due) = state.waiting.pop_front() {
-                due.shed(ShedReason::Connecting);
+                due.shed(reason);
             }
         }
-        self.next(state);
     }
 }
 

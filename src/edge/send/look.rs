@@ -87,13 +87,18 @@ pub async fn look(target: &Target, tls: Option<Arc<ClientConfig>>) -> anyhow::Re
                 .negotiated_cipher_suite()
                 .map_or_else(|| "?".to_owned(), |s| format!("{:?}", s.suite()));
             seen.tls = Some(format!("{version} {suite}"));
-            seen.certificate_ends = state.peer_certificates().and_then(|c| ends(c.first()?));
+            seen.certificate_ends = state.peer_certificates().and_then(first_end);
             seen.alpn = state.alpn_protocol().map(|p| String::from_utf8_lossy(p).into_owned());
             Stream::Tls(Box::new(stream))
         }
     };
     within("HEAD /", ask(stream, target, &mut seen)).await?;
     Ok(seen)
+}
+
+/// When the first certificate of a chain ends; `None` when one cannot be read.
+fn first_end(chain: &[CertificateDer<'_>]) -> Option<WallTime> {
+    chain.iter().map(ends).collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
 /// The end of a certificate's validity (RFC 5280, section 4.1.2.5).
@@ -133,6 +138,10 @@ mod tests {
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
         assert_eq!(ends(certificate.der()).unwrap().rfc3339(), "2031-05-06T00:00:00.000000Z");
-        assert_eq!(ends(&CertificateDer::from(vec![0x30, 0x82, 0x01])), None);
+        let (sooner, broken) = (certificate.der().clone(), CertificateDer::from(vec![0x30, 0x82, 0x01]));
+        params.not_after = rcgen::date_time_ymd(2041, 5, 6);
+        let later = params.self_signed(&key).unwrap().der().clone();
+        assert_eq!(first_end(&[later.clone(), sooner.clone()]), ends(&sooner));
+        assert_eq!((ends(&broken), first_end(&[later, broken.clone()]), first_end(&[])), (None, None, None));
     }
 }

@@ -84,7 +84,7 @@ async fn scrape_of(c: &PollContext, selector: &str) -> Option<Duration> {
     let labels = series.first()?["metric"].as_object()?;
     let matchers: Vec<String> =
         labels.iter().filter_map(|(k, v)| Some(format!("{k}={}", quoted(v.as_str()?)))).collect();
-    let raw = result(&ask(c, &format!("{{{}}}[5m]", matchers.join(","))).await?)?;
+    let raw = result(&ask(c, &format!("{{{}}}[1h]", matchers.join(","))).await?)?;
     let stamps: Vec<f64> = raw.first()?["values"].as_array()?.iter().filter_map(|p| p[0].as_f64()).collect();
     between(&stamps)
 }
