@@ -265,6 +265,33 @@ mod tests {
     }
 
     #[test]
+    fn proof_is_lost_with_sight_and_noise_counts_three_times() {
+        let spread = || {
+            let mut v = Visibility::new(Duration::from_secs(1_000));
+            [30.0, 40.0, 50.0, 30.0, 40.0, 50.0].into_iter().for_each(|b| v.calm(b));
+            v
+        };
+        // The spread is 8.9: a rise of 26 is lost in it, one of 27 is not.
+        for (seen, proven) in [(66.0, false), (67.0, true)] {
+            let mut v = spread();
+            v.observe(seen, None, own(20.0));
+            v.observe(seen, None, own(20.0));
+            assert_eq!(v.is_proven(), proven, "{seen}");
+        }
+        let mut v = spread();
+        v.observe(100.0, None, own(20.0));
+        v.observe(100.0, None, own(20.0));
+        assert!(v.is_proven());
+        v.observe(41.0, None, own(20.0));
+        assert!(!v.is_proven(), "what was seen before is not seen now");
+        v.observe(100.0, None, own(20.0));
+        assert!(v.is_proven(), "and is again");
+        // 60 above the mean, less 26.8 of noise, over 20 of ours.
+        let Answer::Value { value, .. } = spread().observe(100.0, None, own(20.0)) else { panic!() };
+        assert!((value - (60.0 - 3.0 * 80.0_f64.sqrt()) / 20.0).abs() < 1e-9, "{value}");
+    }
+
+    #[test]
     fn amplification_is_what_is_surely_more_than_ours() {
         let mut v = Visibility::new(Duration::from_secs(60));
         (0..6).for_each(|_| v.calm(40.0));
