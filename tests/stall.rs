@@ -154,9 +154,10 @@ fn a_stall_is_in_the_percentiles() {
     let ms = |key: &str| response[key].as_f64().unwrap_or_else(|| panic!("{key} in {response}"));
     let within = |got: f64, truth: f64| (got - truth).abs() <= truth * 0.02;
     assert!(within(ms("p99_ms"), 700.0) && within(ms("p999_ms"), 790.0), "{response}");
-    // From when they were sent only those show that stood in the target: one of each connection.
+    // From when they were sent only those show that stood in the target, one of each connection, which hides the wait of
+    // the others.
     let service = &r["latency"]["service"];
-    assert!(service["p99_ms"].as_f64().unwrap() < ms("p99_ms"), "{service}");
+    assert!(service["mean_ms"].as_f64().unwrap() < ms("mean_ms") * 0.9, "{service}");
 }
 
 /// With a short limit on waiting the rest is shed: not hidden, counted, and said to be missing from the percentiles.
