@@ -200,6 +200,18 @@ mod tests {
         assert_eq!(p.methods.len(), 1);
         assert!(said.iter().any(|s| s.starts_with("max_rps")), "{said:?}");
         assert!(p.allow.lists("127.0.0.1", 80) && !p.allow.lists("127.0.0.2", 80), "both must list it");
+        let stream = parse("version = 1\nmax_mbit_per_s = 50\n").unwrap();
+        for (own, left, told) in [
+            (None, 50.0, true),
+            (Some(100.0), 50.0, true),
+            (Some(50.0), 50.0, false),
+            (Some(20.0), 20.0, false),
+        ] {
+            let mut p = policy();
+            p.rate.max_mbit_per_s = own;
+            assert_eq!(!stream.lower(&mut p).is_empty(), told, "{own:?}");
+            assert_eq!(p.rate.max_mbit_per_s, Some(left), "{own:?}");
+        }
         let loose = parse("version = 1\nmax_rps = 100000\n").unwrap();
         let mut again = policy();
         assert!(loose.lower(&mut again).is_empty());
