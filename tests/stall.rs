@@ -2,73 +2,23 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
 
+#[path = "support/steady_trace.rs"]
+mod steady_trace;
 mod support;
 
 use std::fs;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use replay::trace::event::{
-    ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent,
-};
-use replay::trace::ledger::Ledger;
-use replay::trace::meta::TraceMeta;
-use replay::trace::shape::{Credentials, RequestShape, Scheme};
-use replay::trace::writer::TraceWriter;
-use replay::units::{TraceTime, WallTime};
-use replay::wire::head::Version;
 use serde_json::Value;
 use support::*;
 
 const RATE: u64 = 500;
 const SESSIONS: u64 = 64;
 const SECONDS: u64 = 10;
-
-/// Requests evenly spaced, dealt to the sessions in turn.
-fn steady_trace(path: &Path) {
-    let meta = TraceMeta {
-        started_at: WallTime(1_700_000_000_000_000_000),
-        sources: Vec::new(),
-        redaction: String::new(),
-        resolution_ns: 1,
-        spread_seed: None,
-        made_by: "test".to_owned(),
-    };
-    let mut writer = TraceWriter::new(BufWriter::new(fs::File::create(path).unwrap()), &meta).unwrap();
-    let shape = Arc::new(RequestShape {
-        method: b"GET".to_vec(),
-        scheme: Scheme::Http,
-        authority: None,
-        target: b"/".to_vec(),
-        version: Version::Http11,
-        headers: Vec::new(),
-        credentials: Credentials::default(),
-        target_redacted: false,
-    });
-    let mut push = |at: u64, session: u64, kind: EventKind| {
-        let session = SessionRef { key: session.wrapping_mul(0x9e37_79b9_7f4a_7c15), ordinal: session };
-        writer.push(&TraceEvent { at: TraceTime(at), session, connection: 0, kind }).unwrap();
-    };
-    for session in 0..SESSIONS {
-        push(0, session, EventKind::Open(ConnectionEvent { arrival: Provenance::Recorded }));
-    }
-    for n in 0..RATE * SECONDS {
-        let facts = RequestFacts {
-            shape: Arc::clone(&shape),
-            arrival: Provenance::Recorded,
-            connection: Provenance::Recorded,
-            body_len: Fact::recorded(0),
-            status: Fact::recorded(200),
-            response_len: Fact::recorded(2),
-            duration_ns: Fact::absent(),
-        };
-        push(500_000_000 + n * 1_000_000_000 / RATE, n % SESSIONS, EventKind::Request(facts));
-    }
-    writer.finish(&Ledger::default()).unwrap();
-}
 
 /// How long it stands still: below the second after which a run backs off by itself.
 const STALL: Duration = Duration::from_millis(800);
@@ -109,7 +59,7 @@ fn run(blocked_max: &str) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let (trace, policy, out) =
         (dir.path().join("t.trace"), dir.path().join("p.toml"), dir.path().join("run"));
-    steady_trace(&trace);
+    steady_trace::write(&trace, RATE, SECONDS, SESSIONS);
     // The stall itself must not be cut short: this is about measuring.
     let words = format!(
         "version = 1\nname = \"stall\"\n[target]\nallow = [\"127.0.0.0/8\"]\nhosts = [\"*\"]\n\
