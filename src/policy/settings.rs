@@ -186,3 +186,7 @@ pub fn time_to_full(settings: &Settings) -> Duration {
     let steps = (to_climb / settings.step.as_f64().max(1e-6)).ceil().max(1.0);
     settings.preflight_clean + settings.lag + settings.step_hold.mul_f64(steps)
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;
