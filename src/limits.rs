@@ -91,6 +91,37 @@ pub const HEADERS_MAX: usize = 256;
 /// Longest chunk-size line, extensions included.
 pub const CHUNK_LINE_MAX: usize = 4 * 1024;
 
+// --- Values of a session -----------------------------------------------------------------------
+
+/// Longest answer body that values are taken from, before and after decompression; longer ones give none.
+pub const TAKE_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest value taken from an answer: a token fits, a page does not.
+pub const VALUE_BYTES_MAX: usize = 8 * 1024;
+
+/// Cookies kept per session: RFC 6265 asks for 50 at least.
+pub const COOKIES_MAX: usize = 64;
+
+/// Bytes of one cookie: RFC 6265 asks for 4096 at least.
+pub const COOKIE_BYTES_MAX: usize = 4096;
+
+/// Sessions of one worker whose values are kept; beyond it those without a connection are forgotten, and
+/// what needs them is shed.
+pub const SESSIONS_KEPT_MAX: usize = 200_000;
+
+/// Time without a connection after which a session's values are forgotten and its account is given back: what a
+/// recorded log takes as the end of a session ([`LOG_SESSION_IDLE`]).
+pub const SESSION_KEPT: Duration = LOG_SESSION_IDLE;
+
+/// Largest request body that is made up: larger ones are uploads, which nobody should make up.
+pub const REQUEST_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Largest file of accounts.
+pub const ACCOUNTS_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Rules of one kind in `[rewrite]`: each is looked at for every shape.
+pub const REWRITE_RULES_MAX: usize = 100;
+
 // --- Capture -----------------------------------------------------------------------------------
 
 /// Out-of-order bytes held for one direction of one connection before a gap is declared.

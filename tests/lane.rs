@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
@@ -28,7 +28,7 @@ use replay::policy::check;
 use replay::policy::target::Target;
 use replay::trace::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use replay::units::{Rate, RunTime};
-use replay::wire::answer::{AnswerReader, Found};
+use replay::wire::answer::{AnswerReader, Found, Keep};
 use replay::wire::body::Asked;
 use replay::wire::head::Version;
 
@@ -45,7 +45,7 @@ fn ours(answers: &[Vec<u8>], piece: usize) -> Vec<Read1> {
         if !alive {
             return out;
         }
-        reader.begin(Asked::Other);
+        reader.begin(Asked::Other, Keep::Cookies);
         let mut head = None;
         let result = loop {
             let end = at.saturating_add(piece).min(bytes.len());
@@ -285,20 +285,23 @@ fn send_waiting(raw: &Raw, n: usize, every: Duration, timeout: Duration, blocked
             agent_suffix: "replay/test".to_owned(),
             run_id: "r".to_owned(),
             trace_seed: 1,
+            ..Marking::default()
         },
         request_timeout: timeout,
         session_blocked_max: blocked,
         number: Cell::new(0),
         scratch: LaneContext::scratch(),
+        accounts: RefCell::default(),
     });
     let shape = shape(&[("ACCEPT", "*/*"), ("x-a", "1"), ("X-A", "2")]);
     local.block_on(&runtime, async {
         // The bucket begins empty.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let lane = Lane::start(Rc::clone(&context));
+        let lane = Lane::start(Rc::clone(&context), Rc::default());
         for _ in 0..n {
             let planned = PlannedRequest {
                 shape: Arc::clone(&shape),
+                body_len: None,
                 expected: Some(200),
                 route: 0,
                 cap: None,

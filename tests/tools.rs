@@ -580,6 +580,8 @@ fn every_lint_has_a_bad_and_a_good_policy() {
         ("G031", local(&g("expr = 'sum(rate(x_total[1m]))'\nback_off_above = 1\nmin_samples = 5")), local(&g("expr = 'sum(rate(e_total[1m])) / sum(rate(x_total[1m]))'\nback_off_above = 1\nmin_samples = 5"))),
         ("G032", local("[notify]\nx = 1\n"), local("")),
         ("G033", local(&g(&format!("{expr}poll = \"200ms\""))), local(&g(expr))),
+        ("G034", local("[rewrite]\nset = { Host = \"x\" }\n"), local("[rewrite]\nset = { X-Tenant = \"x\" }\n")),
+        ("G035", instead("url = \"https://api", "url = \"http://api").replace("api.example.com:443", "api.example.com:80") + "[[rewrite.auth]]\nenv = \"X\"\n", example.clone() + "[[rewrite.auth]]\nenv = \"X\"\n"),
     ];
     let dir = tempfile::tempdir().unwrap();
     let check = |text: &str| {
@@ -607,7 +609,7 @@ fn the_policy_schema_accepts_what_the_parser_accepts() {
     let schema: Value =
         serde_json::from_str(&fs::read_to_string(root().join("policies/policy.schema.json")).unwrap())
             .unwrap();
-    for name in ["default.toml", "demo.toml", "production-example.toml"] {
+    for name in ["default.toml", "demo.toml", "login-flow.toml", "production-example.toml"] {
         let text = fs::read_to_string(root().join("policies").join(name)).unwrap();
         let policy: toml::Table = toml::from_str(&text).unwrap();
         for (key, value) in &policy {

@@ -6,6 +6,7 @@
 //! replaced, and the shape is marked, so that the plan will drop it instead of sending a forged
 //! look-alike. Bodies never come here.
 
+use crate::trace::shape::TOKEN_HEADERS;
 use crate::trace::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use crate::wire::head::{HeaderLine, RequestHead, values};
 
@@ -40,17 +41,6 @@ const KEEP: [&str; 22] = [
 
 /// Credential headers by kind.
 const AUTHORIZATION: [&str; 2] = ["authorization", "proxy-authorization"];
-const TOKENS: [&str; 9] = [
-    "x-api-key",
-    "api-key",
-    "apikey",
-    "x-auth-token",
-    "x-access-token",
-    "x-csrf-token",
-    "x-xsrf-token",
-    "x-amz-security-token",
-    "idempotency-key",
-];
 
 /// Query keys whose values are secrets or name a person, matched without regard to case.
 const SENSITIVE_KEYS: [&str; 72] = [
@@ -172,7 +162,7 @@ fn keep(line: &HeaderLine) -> Option<Vec<u8>> {
 
 fn credentials(headers: &[HeaderLine]) -> Credentials {
     let any = |list: &[&str]| headers.iter().any(|h| is_one_of(&h.name, list) && !h.value.is_empty());
-    Credentials { authorization: any(&AUTHORIZATION), cookie: any(&["cookie"]), token: any(&TOKENS) }
+    Credentials { authorization: any(&AUTHORIZATION), cookie: any(&["cookie"]), token: any(&TOKEN_HEADERS) }
 }
 
 /// Authority and origin form of a target. Absolute form is split; CONNECT's authority form has no path.

@@ -196,7 +196,7 @@ fn deal(
         dealt.last = due;
         if let DepartureKind::Request(planned) = &departure.kind {
             // Here, ahead of time and on another thread than the one that sends.
-            planned.prepared.get_or_init(|| Prepared::of(&planned.shape, marking));
+            planned.prepared.get_or_init(|| Prepared::of(planned, marking));
         }
         let worker = below(hash64(departure.instance.0, Salt::Worker), workers.len() as u64) as usize;
         batches[worker].push(departure);

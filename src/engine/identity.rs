@@ -1,6 +1,9 @@
 //! The identity of a run: its id, and how its traffic is marked.
 
+use std::sync::Arc;
+
 use crate::plan::prepared::Marking;
+use crate::plan::rewrite::Rewrite;
 use crate::policy::Policy;
 use crate::policy::target::Target;
 use crate::units::WallTime;
@@ -14,7 +17,7 @@ pub fn run_id(start: WallTime, salt: u64) -> String {
 
 /// How the traffic of a run is marked.
 #[must_use]
-pub fn marking(policy: &Policy, target: &Target, run_id: &str, seed: u64) -> Marking {
+pub fn marking(policy: &Policy, target: &Target, run_id: &str, seed: u64, rewrite: &Arc<Rewrite>) -> Marking {
     let clean =
         |s: &str| s.chars().filter(|c| c.is_ascii_graphic() && !"();".contains(*c)).collect::<String>();
     let part = |name: &str, v: &Option<String>| {
@@ -30,6 +33,8 @@ pub fn marking(policy: &Policy, target: &Target, run_id: &str, seed: u64) -> Mar
         ),
         run_id: run_id.to_owned(),
         trace_seed: crate::capture::mix64(seed ^ u64::from(crc32c::crc32c(run_id.as_bytes()))),
+        https: target.https(),
+        rewrite: Arc::clone(rewrite),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::rewriting;
 use super::run::{Prepared, fresh_id};
 use crate::edge::clock::wall;
 use crate::edge::host::clock_sync;
@@ -21,6 +22,7 @@ use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::DepartureKind;
 use crate::plan::forecast::{Forecast, forecast};
 use crate::plan::pacing::Pacing;
+use crate::plan::rewrite::Rewrite;
 use crate::plan::screen::Screen;
 use crate::plan::stationary::{Sample, StationaryPlan};
 use crate::plan::stream::{EventSource, PlanSettings};
@@ -166,9 +168,13 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let connect_to = connect_to(asked, &target)?;
     limits(asked, &target)?;
     let mut source = FileSource::open(&asked.trace)?;
+    let (rewrite, accounts) = match rewriting::load(policy, asked.scale) {
+        Ok(loaded) => loaded,
+        Err(e) => return refused(format!("{e:#}")),
+    };
     let trace_warning = read_through(&mut source)?;
     let spread_seed = source.reader.meta().spread_seed;
-    let mut plan = plan_settings(asked)?;
+    let mut plan = plan_settings(asked, rewrite)?;
     let (first, duration_ns, source) = forecast(source, &mut plan, |_| ())?;
     something_to_send(&first, trace_warning.as_deref())?;
     let peak = asked.rate.unwrap_or(first.peak);
@@ -212,6 +218,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         forecast,
         sample,
         pacing: asked.pacing,
+        accounts,
         steady,
         opening,
         words,
@@ -288,7 +295,7 @@ fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn plan_settings(asked: &Request) -> Result<PlanSettings, Refusal> {
+fn plan_settings(asked: &Request, rewrite: Arc<Rewrite>) -> Result<PlanSettings, Refusal> {
     let policy = &asked.policy;
     let (from_ns, to_ns) = (nanos(asked.from), asked.to.map_or(u64::MAX, nanos));
     if from_ns >= to_ns {
@@ -298,6 +305,7 @@ fn plan_settings(asked: &Request) -> Result<PlanSettings, Refusal> {
         methods: policy.methods.clone(),
         routes: policy.routes.clone(),
         hosts: policy.hosts.clone(),
+        rewrite,
     };
     Ok(PlanSettings {
         scale: asked.scale,
@@ -460,7 +468,7 @@ pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(For
         shard: (0, 1),
         pacing: Pacing::Auto,
     };
-    let mut plan = match plan_settings(&asked) {
+    let mut plan = match plan_settings(&asked, rewriting::for_survey(&asked.policy)?) {
         Ok(plan) => plan,
         Err(Refusal::Usage(e)) => return Err(e),
         Err(Refusal::Refused(why)) => anyhow::bail!(why),

@@ -41,6 +41,7 @@ use crate::measure::tally::Tally;
 use crate::plan::forecast::Forecast;
 use crate::plan::pacing::Pacing;
 use crate::plan::prepared::Marking;
+use crate::plan::session::Accounts;
 use crate::plan::stationary::Sample;
 use crate::plan::stream::{EventSource, PlanSettings, PlanStream};
 use crate::policy::settings::{in_flight_max, local_guards};
@@ -71,6 +72,8 @@ pub struct Prepared<S> {
     pub sample: Sample,
     /// When workers wake.
     pub pacing: Pacing,
+    /// Accounts that sessions log in with.
+    pub accounts: Arc<Accounts>,
     /// A steady rate instead of the trace, for this many nanoseconds.
     pub steady: Option<(Rate, u64)>,
     /// The opening of the policy's window that holds now.
@@ -208,7 +211,7 @@ pub fn run<S: EventSource + Send + 'static>(
         p.sample,
         p.steady,
         p.settings.target,
-        identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed),
+        identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed, &p.plan.screen.rewrite),
         &shared,
         senders,
     )?;
@@ -313,11 +316,12 @@ fn start_workers<S>(
         target: p.target.clone(),
         connect_to: p.connect_to.clone(),
         tls,
-        marking: identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed),
+        marking: identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed, &p.plan.screen.rewrite),
         request_timeout: p.policy.rate.request_timeout,
         connect_timeout: p.policy.rate.connect_timeout,
         session_blocked_max: p.policy.rate.session_blocked_max,
         pacing: p.pacing,
+        accounts: Arc::clone(&p.accounts),
     };
     let (mut senders, mut handles) = (Vec::new(), Vec::new());
     for index in 0..shared.ports.len() {

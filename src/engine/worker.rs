@@ -3,6 +3,7 @@
 //! It wakes when the next departure is due, by a timer finer than tokio's, at most once per pacing quantum:
 //! wake-ups, not HTTP, decide the cost below saturation. Open loop: it never waits for an answer.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 
 use super::feeder::Batch;
+use super::sessions::Sessions;
 use super::shared::{Shared, Stage};
 use crate::edge::host::timer::FineTimer;
 use crate::edge::send::book::Book;
@@ -25,6 +27,7 @@ use crate::measure::outcome::RunPhase;
 use crate::measure::tally::Tally;
 use crate::plan::pacing::{Pacer, Pacing};
 use crate::plan::prepared::Marking;
+use crate::plan::session::{AccountPool, Accounts};
 use crate::plan::thin::Thinner;
 use crate::plan::{Departure, DepartureKind, Instance};
 use crate::policy::target::Target;
@@ -59,6 +62,8 @@ pub struct WorkerSettings {
     pub session_blocked_max: Duration,
     /// When it wakes.
     pub pacing: Pacing,
+    /// Accounts that sessions log in with.
+    pub accounts: Arc<Accounts>,
 }
 
 /// Sets the latch if a worker ends other than by the end of the run.
@@ -103,6 +108,7 @@ pub fn run(
         session_blocked_max: settings.session_blocked_max,
         number: std::cell::Cell::new((index as u64) << 48),
         scratch: LaneContext::scratch(),
+        accounts: RefCell::new(AccountPool::new(settings.accounts, index, shared.ports.len())),
     });
     let local = LocalSet::new();
     let worker = Worker {
@@ -111,6 +117,7 @@ pub fn run(
         context,
         queue: VecDeque::new(),
         lanes: BTreeMap::new(),
+        sessions: Sessions::default(),
         thinner: Thinner::default(),
         last_beat: RunTime::START,
         epoch: 0,
@@ -139,6 +146,7 @@ struct Worker {
     context: Rc<LaneContext>,
     queue: VecDeque<Planned>,
     lanes: BTreeMap<(Instance, u16), Lane>,
+    sessions: Sessions,
     thinner: Thinner,
     last_beat: RunTime,
     /// Number of the stage that the lanes belong to.
@@ -213,6 +221,7 @@ impl Worker {
             }
             let mut beat = self.context.book.take_beat();
             beat.now.connections = self.lanes.len() as u64;
+            self.sessions.sweep(now, &self.context.accounts);
             self.shared.ports[self.index].put(now, beat);
         }
     }
@@ -225,7 +234,9 @@ impl Worker {
         let passed = now.since(since).as_secs_f64() / whole.as_secs_f64().max(1e-9);
         let keep = (all as f64 * (1.0 - passed)).max(0.0) as usize;
         while self.lanes.len() > keep {
-            drop(self.lanes.pop_first());
+            if let Some(((instance, _), _)) = self.lanes.pop_first() {
+                self.sessions.leave(instance, now);
+            }
         }
     }
 
@@ -236,6 +247,7 @@ impl Worker {
         } else if self.epoch != epoch {
             // Fresh sessions on fresh connections; what the old lanes hold they finish.
             self.lanes.clear();
+            self.sessions.clear(&self.context.accounts);
         }
         self.epoch = epoch;
         let sending = stage.phase().is_some();
@@ -284,8 +296,13 @@ impl Worker {
             }
             DepartureKind::Close if connection == u16::MAX => {
                 self.lanes.retain(|(i, _), _| *i != instance);
+                self.sessions.end(instance, &self.context.accounts);
             }
-            DepartureKind::Close => drop(self.lanes.remove(&(instance, connection))),
+            DepartureKind::Close => {
+                if self.lanes.remove(&(instance, connection)).is_some() {
+                    self.sessions.leave(instance, now);
+                }
+            }
             DepartureKind::Request(planned) => {
                 let due = self.context.book.due(p.due, phase, planned);
                 let latched = self.shared.gate.latch().is_set();
@@ -319,7 +336,8 @@ impl Worker {
             if self.lanes.len() >= LANES_MAX {
                 return None;
             }
-            self.lanes.insert(key, Lane::start(Rc::clone(&self.context)));
+            let session = self.sessions.enter(instance);
+            self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session));
         }
         self.lanes.get(&key)
     }

@@ -34,6 +34,8 @@ pub enum ShedReason {
     SessionBlocked,
     /// The share left this session out.
     Thinned,
+    /// The session has no value for a place that needs one: an answer did not give it, or no account was free.
+    NoValue,
     /// Too many requests in flight.
     InFlight,
     /// No connection: none allowed, none ready in time, or refused by the target.
@@ -46,7 +48,7 @@ pub enum ShedReason {
 
 impl ShedReason {
     /// All reasons, in the order in which reports list them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Latched,
         Self::NoGrant,
         Self::OutsideWindow,
@@ -54,6 +56,7 @@ impl ShedReason {
         Self::TooLate,
         Self::SessionBlocked,
         Self::Thinned,
+        Self::NoValue,
         Self::InFlight,
         Self::Connecting,
         Self::Bucket,
@@ -71,6 +74,7 @@ impl ShedReason {
             Self::TooLate => "too_late",
             Self::SessionBlocked => "session_blocked",
             Self::Thinned => "thinned",
+            Self::NoValue => "no_value",
             Self::InFlight => "in_flight",
             Self::Connecting => "connecting",
             Self::Bucket => "bucket",

@@ -39,6 +39,7 @@ impl Alike {
         let planned = screen.judge(r).map(|()| {
             Arc::new(PlannedRequest {
                 shape: Arc::clone(&r.shape),
+                body_len: r.body_len.value,
                 expected: r.status.value,
                 route: routes.number(&r.shape),
                 cap: screen.routes.cap(&r.shape.method, r.shape.path()),

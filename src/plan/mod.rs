@@ -6,14 +6,20 @@
 //! identity `recorded x scale = due + dropped` holds to the request.
 
 mod alike;
+pub mod body;
+pub mod cookies;
 pub mod draw;
 pub mod forecast;
+mod head;
 pub mod pacing;
 pub mod prepared;
+pub mod rewrite;
 pub mod routes;
 pub mod screen;
+pub mod session;
 pub mod stationary;
 pub mod stream;
+pub mod take;
 pub mod thin;
 
 use std::sync::{Arc, OnceLock};
@@ -78,6 +84,8 @@ pub struct Instance(pub u64);
 pub struct PlannedRequest {
     /// What to send.
     pub shape: SharedShape,
+    /// Body bytes to be made up; `None` is none, or a body that a rule gives.
+    pub body_len: Option<u64>,
     /// Status when recorded.
     pub expected: Option<u16>,
     /// Route, for tallies.

@@ -1,12 +1,15 @@
 //! Which recorded requests may become part of the plan, and why not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::DropReason;
 use super::prepared::is_sendable;
+use super::rewrite::{Bodies, Rewrite};
 use super::routes::Routes;
+use crate::limits::REQUEST_BODY_BYTES_MAX;
+use crate::trace::RequestFacts;
 use crate::trace::shape::RequestShape;
-use crate::trace::{Fact, RequestFacts};
 
 /// Most routes told apart in tallies; the rest is `other`.
 const ROUTES_TOLD_MAX: usize = 256;
@@ -20,6 +23,8 @@ pub struct Screen {
     pub routes: Routes,
     /// Recorded hosts that stand for the target (lower case, without port); `None` accepts every host.
     pub hosts: Option<BTreeSet<Vec<u8>>>,
+    /// What is changed in requests: credentials, values and bodies that rules supply.
+    pub rewrite: Arc<Rewrite>,
 }
 
 impl Screen {
@@ -41,14 +46,30 @@ impl Screen {
             Err(DropReason::Route)
         } else if !self.knows_host(shape) {
             Err(DropReason::Host)
-        } else if shape.credentials.any() {
+        } else if !self.rewrite.supplies_credentials(shape) {
             Err(DropReason::NeedsCredentials)
-        } else if shape.target_redacted {
+        } else if shape.target_redacted && self.rewrite.put(shape).is_none_or(|p| p.target.is_none()) {
             Err(DropReason::Redacted)
-        } else if unreplayable(shape, request.body_len) {
+        } else if unreplayable(shape) || !self.has_body_if_any(request) {
             Err(DropReason::Unreplayable)
         } else {
             Ok(())
+        }
+    }
+
+    /// Whether the body of a request, if it has one, can be sent.
+    fn has_body_if_any(&self, request: &RequestFacts) -> bool {
+        let shape = &request.shape;
+        if self.rewrite.put(shape).is_some_and(|p| p.body.is_some()) {
+            return true;
+        }
+        // A log does not tell bodies: what usually has one is not sent without.
+        let bodyless = [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&shape.method.as_slice());
+        match (request.body_len.value, self.rewrite.bodies) {
+            (Some(0), _) => true,
+            (None, _) => bodyless,
+            (Some(len), Bodies::Synthesise) => len <= REQUEST_BODY_BYTES_MAX,
+            (Some(_), Bodies::Drop) => false,
         }
     }
 
@@ -63,18 +84,14 @@ impl Screen {
     }
 }
 
-/// What cannot be sent whatever the policy says: tunnels, protocol switches, targets that are not paths,
-/// and bodies, which a trace of this version does not hold.
-fn unreplayable(shape: &RequestShape, body_len: Fact<u64>) -> bool {
+/// What cannot be sent whatever the policy says: tunnels, protocol switches, targets that are not paths.
+fn unreplayable(shape: &RequestShape) -> bool {
     let upgrade = shape.header("upgrade").is_some();
-    // A log does not tell bodies: what usually has one is not sent without.
-    let bodyless = [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&shape.method.as_slice());
-    let has_body = body_len.value.map_or(!bodyless, |n| n > 0);
     let path = shape.target.starts_with(b"/") || shape.target == b"*";
     // The sender's own rule, so that what is planned can be built.
     let clean = is_sendable(shape);
     let method = shape.method == b"CONNECT" || shape.method == b"TRACE";
-    upgrade || has_body || !path || !clean || method
+    upgrade || !path || !clean || method
 }
 
 /// Numbers for routes, for tallies: method and first path segment, bounded.

@@ -70,7 +70,12 @@ pub(crate) fn settings() -> PlanSettings {
         for_ns: u64::MAX,
         seed: 7,
         shard: (0, 1),
-        screen: Screen { methods: Screen::safe_methods(), routes: Routes::default(), hosts: None },
+        screen: Screen {
+            methods: Screen::safe_methods(),
+            routes: Routes::default(),
+            hosts: None,
+            rewrite: Arc::default(),
+        },
         live: None,
     }
 }

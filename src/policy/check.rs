@@ -155,6 +155,7 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
     let hosts = host_set(file);
     let methods = methods(r, file);
     let routes = routes(r, file);
+    let rewrite = super::rewrite::rewrite(r, file);
     let rate = rate(r, file);
     let prometheus = prometheus(r, file);
     let guards = query_guards(r, file, prometheus.as_ref());
@@ -186,6 +187,7 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
         hosts,
         methods: methods?,
         routes: routes?,
+        rewrite: rewrite?,
         rate: RateLimits { hold_total: hold_total?, ..rate? },
         window: window?,
         budget: budget?,

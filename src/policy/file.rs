@@ -29,6 +29,8 @@ pub struct PolicyFile {
     /// What may be sent.
     #[serde(default)]
     pub routes: RoutesTable,
+    /// What is changed in requests.
+    pub rewrite: Option<RewriteTable>,
     /// Limits.
     #[serde(default)]
     pub rate: RateTable,
@@ -86,6 +88,93 @@ pub struct RoutesTable {
     /// Requests per second per route.
     #[serde(default)]
     pub max_rps: BTreeMap<Word, Spanned<f64>>,
+}
+
+/// `[rewrite]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewriteTable {
+    /// Headers set on every request.
+    #[serde(default)]
+    pub set: BTreeMap<Word, String>,
+    /// Headers taken out.
+    #[serde(default)]
+    pub remove: Vec<Word>,
+    /// `drop`, `from_answers` or `optional`.
+    pub recorded_cookies: Option<Word>,
+    /// `drop` or `synthesise`.
+    pub bodies: Option<Word>,
+    /// Accounts that sessions log in with.
+    pub accounts: Option<AccountsTable>,
+    /// Credentials from files or the environment.
+    #[serde(default)]
+    pub auth: Vec<Spanned<AuthTable>>,
+    /// Values taken from answers.
+    #[serde(default)]
+    pub take: Vec<Spanned<TakeTable>>,
+    /// Values put into requests.
+    #[serde(default)]
+    pub put: Vec<Spanned<PutTable>>,
+}
+
+/// `[rewrite.accounts]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountsTable {
+    /// CSV with a header line, or JSON lines.
+    pub file: Word,
+    /// Columns that are used.
+    #[serde(default)]
+    pub columns: Vec<Word>,
+}
+
+/// `[[rewrite.auth]]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthTable {
+    /// Only on these routes.
+    pub on: Option<Word>,
+    /// Header; `Authorization` by default.
+    pub header: Option<Word>,
+    /// What stands before the secret.
+    pub prefix: Option<String>,
+    /// File with the secret.
+    pub file: Option<Word>,
+    /// Variable with the secret.
+    pub env: Option<Word>,
+}
+
+/// `[[rewrite.take]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeTable {
+    /// Name of the value.
+    pub name: Word,
+    /// Route whose answers give it.
+    pub from: Word,
+    /// Header that is the value.
+    pub header: Option<Word>,
+    /// Cookie that is the value.
+    pub cookie: Option<Word>,
+    /// JSON pointer to the value.
+    pub json: Option<Word>,
+    /// Regular expression whose group is the value.
+    pub regex: Option<Word>,
+}
+
+/// `[[rewrite.put]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutTable {
+    /// Route whose requests get it.
+    pub into: Word,
+    /// Path and query.
+    pub target: Option<Word>,
+    /// Headers.
+    #[serde(default)]
+    pub headers: BTreeMap<Word, String>,
+    /// Body.
+    pub body: Option<Word>,
 }
 
 /// `[rate]`.
@@ -318,9 +407,8 @@ pub struct BaselineTable {
 }
 
 /// Keys that later versions enforce and this one does not, with what they are for. Refused by name.
-pub const NOT_ENFORCED: [(&str, &str); 5] = [
+pub const NOT_ENFORCED: [(&str, &str); 4] = [
     ("notify", "notices"),
-    ("credentials", "credentials for replayed requests"),
     ("clone_keys", "mapping of ids in clones"),
     ("guard.freshness", "hand-written freshness queries"),
     ("governor.recover_cap", "a recovery cap other than 0.8"),

@@ -8,6 +8,7 @@ use crate::units::show_duration;
 /// Looks at the policy as a whole. Production rules apply unless its target is loopback.
 pub(super) fn lint(r: &mut Reader<'_>, policy: &Policy) {
     times(r, policy);
+    secrets(r, policy);
     capacity(r, policy);
     queries(r, policy);
     governor(r, policy);
@@ -29,6 +30,15 @@ pub(super) fn lint(r: &mut Reader<'_>, policy: &Policy) {
         let why =
             format!("guards and their freshness ask Prometheus {qps:.1} times a second; keep it below 5");
         r.warn("G033", None, "guard", why);
+    }
+}
+
+/// G035: a secret goes over TLS, or stays on this machine.
+fn secrets(r: &mut Reader<'_>, policy: &Policy) {
+    let plain = policy.target_url.as_ref().is_some_and(|u| u.starts_with("http:"));
+    if policy.rewrite.has_secrets() && plain && !policy.is_loopback_only() {
+        let why = "credentials over plain http can be read by anyone on the way; use an https target";
+        r.error("G035", None, "rewrite", why);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod lint;
 pub mod observed;
 pub mod packs;
 pub mod promql;
+pub mod rewrite;
 pub mod schema;
 pub mod settings;
 pub mod site;
@@ -266,6 +267,8 @@ pub struct Policy {
     pub methods: BTreeSet<Vec<u8>>,
     /// Routes that may be sent.
     pub routes: Routes,
+    /// What is changed in requests.
+    pub rewrite: rewrite::RewriteWords,
     /// Limits.
     pub rate: RateLimits,
     /// When a run may happen.

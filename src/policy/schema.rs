@@ -24,11 +24,19 @@ enum Kind {
     Labels,
     /// Text to number.
     Rates,
+    /// Tables of `[rewrite]`.
+    Accounts,
+    Auths,
+    Takes,
+    Puts,
 }
 
 type Keys = &'static [(&'static str, Kind, &'static str)];
 
-use Kind::{Bytes, Duration, Flag, Labels, Limit, Number, Rate, Rates, Ratio, Relative, Text, Texts, Whole};
+use Kind::{
+    Accounts, Auths, Bytes, Duration, Flag, Labels, Limit, Number, Puts, Rate, Rates, Ratio, Relative, Takes,
+    Text, Texts, Whole,
+};
 
 const TARGET: Keys = &[
     ("url", Text, "URL of the load balancer, without path"),
@@ -40,6 +48,39 @@ const ROUTES: Keys = &[
     ("allow", Texts, "only these routes, such as \"GET /api/**\""),
     ("deny", Texts, "never these routes"),
     ("max_rps", Rates, "requests per second per route"),
+];
+const REWRITE: Keys = &[
+    ("set", Labels, "headers set on every request"),
+    ("remove", Texts, "headers taken out"),
+    ("recorded_cookies", Text, "requests that had a cookie: \"drop\", \"from_answers\" or \"optional\""),
+    ("bodies", Text, "requests that had a body: \"drop\" or \"synthesise\""),
+    ("accounts", Accounts, "accounts that sessions log in with"),
+    ("auth", Auths, "credentials from files or the environment"),
+    ("take", Takes, "values taken from answers"),
+    ("put", Puts, "values put into requests"),
+];
+const ACCOUNTS: Keys =
+    &[("file", Text, "CSV with a header line, or JSON lines"), ("columns", Texts, "columns that are used")];
+const AUTH: Keys = &[
+    ("on", Text, "only on these routes"),
+    ("header", Text, "header, Authorization by default"),
+    ("prefix", Text, "what stands before the secret, such as \"Bearer \""),
+    ("file", Text, "file with the secret"),
+    ("env", Text, "variable with the secret"),
+];
+const TAKE: Keys = &[
+    ("name", Text, "name of the value"),
+    ("from", Text, "route whose answers give it"),
+    ("header", Text, "header that is the value"),
+    ("cookie", Text, "cookie that is the value"),
+    ("json", Text, "JSON pointer to the value"),
+    ("regex", Text, "regular expression whose group is the value"),
+];
+const PUT: Keys = &[
+    ("into", Text, "route whose requests get it"),
+    ("target", Text, "path and query, with {values}"),
+    ("headers", Labels, "headers, with {values}"),
+    ("body", Text, "body, with {values}"),
 ];
 const RATE: Keys = &[
     ("max_scale", Number, "highest --scale"),
@@ -136,6 +177,7 @@ const GOVERNOR: Keys = &[
 const TABLES: &[(&str, Keys)] = &[
     ("target", TARGET),
     ("routes", ROUTES),
+    ("rewrite", REWRITE),
     ("rate", RATE),
     ("window", WINDOW),
     ("budget", BUDGET),
@@ -162,6 +204,10 @@ fn value(kind: Kind, about: &str) -> Value {
         Relative => json!({"anyOf": [{"type": ["string", "number"]}, {"$ref": "#/$defs/relative"}]}),
         Labels => json!({"type": "object", "additionalProperties": {"type": "string"}}),
         Rates => json!({"type": "object", "additionalProperties": {"type": "number"}}),
+        Accounts => table(ACCOUNTS),
+        Auths => json!({"type": "array", "items": table(AUTH)}),
+        Takes => json!({"type": "array", "items": table(TAKE)}),
+        Puts => json!({"type": "array", "items": table(PUT)}),
     };
     if let Value::Object(map) = &mut v {
         map.insert("description".to_owned(), json!(about));
@@ -233,6 +279,10 @@ mod tests {
         }
         assert_eq!(keys(GUARD), known("[[guard]]\n"));
         assert_eq!(keys(LOCAL), known("[local.p99]\n"));
+        assert_eq!(keys(ACCOUNTS), known("[rewrite.accounts]\n"));
+        assert_eq!(keys(AUTH), known("[[rewrite.auth]]\n"));
+        assert_eq!(keys(TAKE), known("[[rewrite.take]]\n"));
+        assert_eq!(keys(PUT), known("[[rewrite.put]]\n"));
         let top: BTreeSet<String> = schema()["properties"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(top, known(""));
     }
@@ -241,6 +291,9 @@ mod tests {
     fn the_committed_schema_is_this_one() {
         let committed: Value =
             serde_json::from_str(include_str!("../../policies/policy.schema.json")).unwrap();
-        assert_eq!(committed, schema(), "run `make schema`");
+        assert!(
+            committed == schema(),
+            "policies/policy.schema.json is not of this version: run `make schema`"
+        );
     }
 }

@@ -193,7 +193,7 @@ fn the_share_may_reach_what_the_policy_allows_and_no_peak_is_a_peak_of_almost_no
     assert_eq!((share(half.share_max), half.target), (0.5, rps(100)));
     let nothing = govern(&policy(""), Rate { mrps: 0 }, LeadIn::Auto);
     assert_eq!(nothing.target, Rate { mrps: 1 });
-    assert_eq!(share(nothing.probe_share), 0.1);
+    assert_eq!((share(nothing.probe_share), nothing.lead_in), (0.1, true));
 }
 
 #[test]

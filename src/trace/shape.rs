@@ -24,6 +24,19 @@ impl Scheme {
     }
 }
 
+/// Headers that carry a token: an API key, proof against forged requests, a key of idempotency.
+pub const TOKEN_HEADERS: [&str; 9] = [
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-access-token",
+    "x-csrf-token",
+    "x-xsrf-token",
+    "x-amz-security-token",
+    "idempotency-key",
+];
+
 /// Which credentials a request carried. Only the fact is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Credentials {

@@ -1,12 +1,12 @@
 //! Answers as a client reads them: decoded from bytes as they come, nothing of them kept.
 //!
 //! For the sender: one answer at a time, no allocation while heads arrive whole (nearly all do), bodies counted and
-//! passed over. What it refuses to do: guess. A body of uncertain length, a switch of protocols nobody asked for and
+//! passed over. What a session lives on (cookies, values) is kept where it is asked for, up to a limit. What it refuses to do: guess. A body of uncertain length, a switch of protocols nobody asked for and
 //! bytes after the end are faults of the answer, because the next answer would be read out of them.
 
 use super::body::Asked;
 use super::head::is_token;
-use crate::limits::{CHUNK_LINE_MAX, HEAD_BYTES_MAX, HEADERS_MAX};
+use crate::limits::{CHUNK_LINE_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TAKE_BODY_BYTES_MAX};
 
 /// Header lines of an ordinary answer; more take the slower way.
 const HEADERS_USUAL: usize = 48;
@@ -20,8 +20,22 @@ pub struct AnswerHead {
     pub keep_alive: bool,
     /// `X-Replay-Stop` is there.
     pub stop: bool,
+    /// It sets a cookie.
+    pub set_cookie: bool,
     /// `Retry-After` in seconds; a date, or anything unreadable, is one minute.
     pub retry_after_s: Option<u64>,
+}
+
+/// What of an answer is kept until the next one begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Keep {
+    /// The head, if it sets a cookie.
+    #[default]
+    Cookies,
+    /// The head.
+    Head,
+    /// Head and body, up to [`TAKE_BODY_BYTES_MAX`].
+    Body,
 }
 
 /// What was found.
@@ -89,19 +103,52 @@ pub struct AnswerReader {
     body_bytes: u64,
     /// A head or chunk line that came in pieces; empty nearly always.
     part: Vec<u8>,
+    keep: Keep,
+    kept_head: Vec<u8>,
+    kept_body: Vec<u8>,
 }
 
 impl Default for AnswerReader {
     fn default() -> Self {
-        Self { state: State::Done, asked: Asked::Other, body_bytes: 0, part: Vec::new() }
+        Self {
+            state: State::Done,
+            asked: Asked::Other,
+            body_bytes: 0,
+            part: Vec::new(),
+            keep: Keep::Cookies,
+            kept_head: Vec::new(),
+            kept_body: Vec::new(),
+        }
     }
 }
 
 impl AnswerReader {
     /// Expects the answer to a request.
-    pub fn begin(&mut self, asked: Asked) {
-        (self.state, self.asked, self.body_bytes) = (State::Head, asked, 0);
+    pub fn begin(&mut self, asked: Asked, keep: Keep) {
+        (self.state, self.asked, self.body_bytes, self.keep) = (State::Head, asked, 0, keep);
         self.part.clear();
+        self.kept_head.clear();
+        self.kept_body.clear();
+    }
+
+    /// The head, where it is kept; else empty.
+    #[must_use]
+    pub fn kept_head(&self) -> &[u8] {
+        &self.kept_head
+    }
+
+    /// The body as it came, where all of it is kept.
+    #[must_use]
+    pub fn kept_body(&self) -> Option<&[u8]> {
+        (self.keep == Keep::Body && self.kept_body.len() as u64 == self.body_bytes).then_some(&self.kept_body)
+    }
+
+    /// Counts bytes of the body, and keeps them where they are wanted and few.
+    fn body(&mut self, bytes: &[u8]) {
+        self.body_bytes += bytes.len() as u64;
+        if self.keep == Keep::Body && self.body_bytes <= TAKE_BODY_BYTES_MAX as u64 {
+            self.kept_body.extend_from_slice(bytes);
+        }
     }
 
     /// Whether an answer is under way or awaited.
@@ -126,7 +173,7 @@ impl AnswerReader {
             State::Head => self.head(bytes),
             State::Length { left } => {
                 let n = left.min(bytes.len() as u64);
-                self.body_bytes += n;
+                self.body(bytes.get(..n as usize).unwrap_or_default());
                 self.state = State::Length { left: left - n };
                 let end = (n == left).then(|| self.end());
                 Ok((n as usize, end))
@@ -134,7 +181,7 @@ impl AnswerReader {
             State::ChunkLine => self.chunk_line(bytes),
             State::ChunkData { left } => {
                 let n = left.min(bytes.len() as u64);
-                self.body_bytes += n;
+                self.body(bytes.get(..n as usize).unwrap_or_default());
                 let left = left - n;
                 self.state = if left == 0 { State::ChunkEnd { seen: 0 } } else { State::ChunkData { left } };
                 Ok((n as usize, None))
@@ -142,7 +189,7 @@ impl AnswerReader {
             State::ChunkEnd { seen } => self.chunk_end(bytes, seen),
             State::Trailers { bytes: before } => self.trailers(bytes, before),
             State::UntilClose => {
-                self.body_bytes += bytes.len() as u64;
+                self.body(bytes);
                 Ok((bytes.len(), None))
             }
             State::Bad(error) => Err(error),
@@ -176,7 +223,10 @@ impl AnswerReader {
     fn head(&mut self, bytes: &[u8]) -> Result<(usize, Option<Found>), AnswerError> {
         if self.part.is_empty() {
             return match parse(bytes, self.asked)? {
-                Some((len, seen)) => Ok((len, self.seen(seen)?)),
+                Some((len, seen)) => {
+                    self.keep_head(seen, bytes.get(..len).unwrap_or_default());
+                    Ok((len, self.seen(seen)?))
+                }
                 None if bytes.len() > HEAD_BYTES_MAX => Err(AnswerError::Head),
                 None => {
                     self.part.extend_from_slice(bytes);
@@ -199,12 +249,20 @@ impl AnswerReader {
         }
         match parse(&self.part, self.asked)? {
             Some((len, seen)) => {
-                self.part.clear();
+                let head = std::mem::take(&mut self.part);
+                self.keep_head(seen, head.get(..len).unwrap_or_default());
                 Ok((len.saturating_sub(before), self.seen(seen)?))
             }
             // Empty lines alone: they may stand before a head, but not for ever.
             None if self.part.len() > HEAD_BYTES_MAX => Err(AnswerError::Head),
             None => Ok((bytes.len(), None)),
+        }
+    }
+
+    fn keep_head(&mut self, seen: Seen, head: &[u8]) {
+        self.kept_head.clear();
+        if seen.head.set_cookie || self.keep > Keep::Cookies {
+            self.kept_head.extend_from_slice(head);
         }
     }
 
@@ -295,6 +353,17 @@ struct Seen {
     body: Result<State, AnswerError>,
 }
 
+/// The lines of a head that was found whole, by name and value.
+#[must_use]
+pub fn lines_of(head: &[u8]) -> Vec<(&str, &[u8])> {
+    let mut headers = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(head) {
+        Ok(httparse::Status::Complete(_)) => response.headers.iter().map(|h| (h.name, h.value)).collect(),
+        Ok(httparse::Status::Partial) | Err(_) => Vec::new(),
+    }
+}
+
 fn parse(bytes: &[u8], asked: Asked) -> Result<Option<(usize, Seen)>, AnswerError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_USUAL];
     let mut response = httparse::Response::new(&mut headers);
@@ -336,6 +405,7 @@ struct Lines {
     close: bool,
     keep: bool,
     stop: bool,
+    set_cookie: bool,
     retry_after_s: Option<u64>,
 }
 
@@ -357,6 +427,7 @@ impl Lines {
                     self.keep |= token.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
+            10 if name.eq_ignore_ascii_case("set-cookie") => self.set_cookie = true,
             13 if name.eq_ignore_ascii_case("x-replay-stop") => self.stop = true,
             11 if name.eq_ignore_ascii_case("retry-after") => {
                 let text = std::str::from_utf8(value).unwrap_or_default();
@@ -402,6 +473,7 @@ fn facts(response: &httparse::Response<'_, '_>, asked: Asked) -> Seen {
         status,
         keep_alive: lasting && body != Ok(State::UntilClose),
         stop: lines.stop,
+        set_cookie: lines.set_cookie,
         retry_after_s: lines.retry_after_s,
     };
     Seen { head, body }

@@ -8,7 +8,7 @@ use super::*;
 fn read(bytes: &[u8], piece: usize, asked: Asked) -> Result<Vec<(AnswerHead, u64)>, AnswerError> {
     let mut reader = AnswerReader::default();
     let (mut out, mut head) = (Vec::new(), None);
-    reader.begin(asked);
+    reader.begin(asked, Keep::Cookies);
     for piece in bytes.chunks(piece.max(1)) {
         let mut rest = piece;
         loop {
@@ -19,7 +19,7 @@ fn read(bytes: &[u8], piece: usize, asked: Asked) -> Result<Vec<(AnswerHead, u64
                 Some(Found::Head(h)) => head = Some(h),
                 Some(Found::End { body_bytes }) => {
                     out.push((head.take().expect("a head comes first"), body_bytes));
-                    reader.begin(asked);
+                    reader.begin(asked, Keep::Cookies);
                 }
                 None if n == 0 || rest.is_empty() => break,
                 None => {}
@@ -124,7 +124,7 @@ fn a_stop_is_heard_whatever_follows() {
         ("HTTP/1.1 103 S\r\nX-Replay-Stop: 1\r\n\r\n", 103),
     ] {
         let mut reader = AnswerReader::default();
-        reader.begin(Asked::Other);
+        reader.begin(Asked::Other, Keep::Cookies);
         let found = reader.feed(text.as_bytes()).unwrap().1;
         let Some(Found::Head(head) | Found::Interim(head)) = found else { panic!("{found:?}") };
         assert!(head.stop && head.status == status, "{text}");
@@ -152,4 +152,42 @@ proptest! {
         let read = |piece| read(&bytes, piece, Asked::Other).map_err(|_| ());
         prop_assert_eq!(read(piece), read(bytes.len().max(1)));
     }
+}
+
+#[test]
+fn what_is_asked_for_is_kept_until_the_next_answer() {
+    let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    let cookie = b"HTTP/1.1 302 Found\r\nset-COOKIE: a=1\r\nX: 2\r\nContent-Length: 4\r\n\r\nbody";
+    // Answer, what is asked for, cut after this many bytes, lines kept, body kept.
+    type Row = (&'static [u8], Keep, usize, usize, Option<&'static [u8]>);
+    let mut table: Vec<Row> = Vec::new();
+    for cut in 1..chunked.len() {
+        table.push((chunked, Keep::Cookies, cut, 0, None));
+        table.push((chunked, Keep::Head, cut, 1, None));
+        table.push((chunked, Keep::Body, cut, 1, Some(b"abcde")));
+    }
+    for cut in 1..cookie.len() {
+        table.push((cookie, Keep::Cookies, cut, 3, None));
+        table.push((cookie, Keep::Body, cut, 3, Some(b"body")));
+    }
+    let mut reader = AnswerReader::default();
+    for (bytes, keep, cut, lines, body) in table {
+        reader.begin(Asked::Other, keep);
+        let (mut ended, parts) = (false, [&bytes[..cut], &bytes[cut..]]);
+        for part in parts {
+            let mut rest = part;
+            while !rest.is_empty() {
+                let (n, found) = reader.feed(rest).unwrap();
+                ended |= matches!(found, Some(Found::End { .. }));
+                rest = &rest[n..];
+            }
+        }
+        assert!(ended, "{cut}");
+        assert_eq!((lines_of(reader.kept_head()).len(), reader.kept_body()), (lines, body), "{keep:?} {cut}");
+    }
+    let long = TAKE_BODY_BYTES_MAX + 1;
+    reader.begin(Asked::Other, Keep::Body);
+    reader.feed(format!("HTTP/1.1 200 OK\r\nContent-Length: {long}\r\n\r\n").as_bytes()).unwrap();
+    assert!(matches!(reader.feed(&vec![b'x'; long]).unwrap(), (_, Some(Found::End { .. }))));
+    assert_eq!((reader.kept_body(), reader.body_bytes()), (None, long as u64), "too long is none, not half");
 }

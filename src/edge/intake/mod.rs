@@ -3,4 +3,5 @@
 pub mod capture_file;
 pub mod log_file;
 pub mod open;
+pub mod secrets;
 pub mod trace_file;

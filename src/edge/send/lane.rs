@@ -13,21 +13,25 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::book::{Book, Due};
 use super::connect::{Connector, Stream};
-use crate::edge::clock::Clock;
+use crate::edge::clock::{Clock, wall};
 use crate::govern::gate::{Gate, ShedReason};
 use crate::govern::latch::StopCause;
 use crate::limits::{LANE_QUEUE_MAX, RESPONSE_BYTES_MAX};
 use crate::measure::outcome::{Ending, ErrorKind, RunPhase};
-use crate::plan::prepared::{Marking, Prepared};
-use crate::units::RunTime;
-use crate::wire::answer::{AnswerError, AnswerHead, AnswerReader, Found};
+use crate::plan::body::Filler;
+use crate::plan::cookies::Now;
+use crate::plan::prepared::{Body, Marking, Prepared, written_path};
+use crate::plan::session::{AccountPool, SessionState};
+use crate::plan::take::{Answer, Take};
+use crate::units::{NANOS_PER_SEC, RunTime};
+use crate::wire::answer::{AnswerError, AnswerHead, AnswerReader, Found, Keep, lines_of};
 
 /// Longest quiet that an answer may ask for: beyond it the run is over anyway.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
@@ -59,7 +63,15 @@ pub struct LaneContext {
     pub number: Cell<u64>,
     /// Where answers are read.
     pub scratch: RefCell<Box<[u8]>>,
+    /// Accounts that no session of this worker uses now.
+    pub accounts: RefCell<AccountPool>,
 }
+
+/// What the lanes of one session share.
+pub type Session = Rc<RefCell<SessionState>>;
+
+/// A made-up body up to this size leaves with its head, in one write.
+const BODY_WITH_HEAD_MAX: u64 = 16 * 1024;
 
 impl LaneContext {
     /// A buffer for [`LaneContext::scratch`].
@@ -77,6 +89,7 @@ pub struct Lane(Rc<Held>);
 #[derive(Debug)]
 pub struct Held {
     context: Rc<LaneContext>,
+    session: Session,
     state: RefCell<State>,
     /// The lane's task, asleep.
     task: RefCell<Option<Waker>>,
@@ -100,6 +113,8 @@ struct State {
     head: AnswerHead,
     /// The request asked for the connection to end with its answer.
     closes: bool,
+    /// The made-up body under way, and how much of it was written.
+    body: Option<(Filler, u64)>,
 }
 
 /// What the lane's task must do.
@@ -111,8 +126,8 @@ enum Turn {
 impl Lane {
     /// Starts a lane; must be called inside a `LocalSet`.
     #[must_use]
-    pub fn start(context: Rc<LaneContext>) -> Self {
-        let held = Rc::new(Held { context, state: RefCell::default(), task: RefCell::default() });
+    pub fn start(context: Rc<LaneContext>, session: Session) -> Self {
+        let held = Rc::new(Held { context, session, state: RefCell::default(), task: RefCell::default() });
         tokio::task::spawn_local(run(Rc::clone(&held)));
         Self(held)
     }
@@ -162,11 +177,13 @@ impl Held {
     fn send(self: &Rc<Self>, state: &mut State, mut due: Due, own_lag: bool) {
         let c = &self.context;
         let planned = Arc::clone(&due.planned);
-        let prepared = planned.prepared.get_or_init(|| Prepared::of(&planned.shape, &c.marking));
+        let prepared = planned.prepared.get_or_init(|| Prepared::of(&planned, &c.marking));
         // Planning accepts only what can be written; if that were ever wrong, it is not sent.
         let Some(prepared) = prepared else { return due.shed(ShedReason::Connecting) };
         let number = c.number.replace(c.number.get() + 1);
-        prepared.write(&c.marking, number, &mut state.out);
+        if !self.fill(prepared, number, state) {
+            return due.shed(ShedReason::NoValue);
+        }
         let now = c.clock.now();
         let slot = match c.gate.permit(now).and_then(|permit| permit.spend(now)) {
             Ok(slot) => slot,
@@ -175,7 +192,7 @@ impl Held {
             Err(reason) => return due.shed_late(reason),
         };
         (state.out_at, state.begun) = (0, false);
-        state.answer.begin(prepared.asked);
+        state.answer.begin(prepared.asked, keep(&c.marking.rewrite.takes, &prepared.takes));
         state.closes = prepared.closes;
         due.sent(now, slot, Rc::downgrade(self), own_lag);
         state.current = Some(due);
@@ -191,31 +208,68 @@ impl Held {
         }
     }
 
-    /// Writes what is left of the head under way, and notes when all of it is with the kernel.
+    /// Makes the bytes of a request from what its session knows; whether that is enough. Where it is not, the rest of
+    /// the session is not sent either.
+    fn fill(&self, prepared: &Prepared, number: u64, state: &mut State) -> bool {
+        let c = &self.context;
+        let mut session = self.session.borrow_mut();
+        let fits = !session.broken
+            && (!prepared.needs_account || c.accounts.borrow_mut().lend(&mut session))
+            && prepared.write(&c.marking, number, &session, c.clock.now(), &mut state.out).is_ok();
+        session.broken |= !fits;
+        state.body = None;
+        if let Body::Filler(filler) = prepared.body {
+            if filler.len() <= BODY_WITH_HEAD_MAX {
+                let begin = state.out.len() as u64;
+                loop {
+                    let part = filler.from(state.out.len() as u64 - begin);
+                    if part.is_empty() {
+                        break;
+                    }
+                    state.out.extend_from_slice(part);
+                }
+            } else {
+                state.body = Some((filler, 0));
+            }
+        }
+        fits
+    }
+
+    /// Writes what is left of the request under way, and notes when all of its head is with the kernel.
     fn write(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let State { connection: Some(stream), current: Some(due), out, out_at, begun, .. } = state else {
+        let State { connection: Some(stream), current: Some(due), out, out_at, begun, body, .. } = state
+        else {
             return Poll::Ready(Ok(()));
         };
-        if due.written.is_some() {
+        if due.written.is_some() && body.is_none() {
             return Poll::Ready(Ok(()));
         }
-        // The rest of a head that the kernel would not take at once: not after the latch.
+        // The rest of a request that the kernel would not take at once: not after the latch.
         if *begun && self.context.gate.latch().is_set() {
             return Poll::Ready(Err(io::Error::other("the run was stopped")));
         }
         *begun = true;
         while *out_at < out.len() {
             let part = out.get(*out_at..).unwrap_or_default();
-            match Pin::new(&mut *stream).poll_write(cx, part)? {
-                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(n) => *out_at += n,
-                Poll::Pending => return Poll::Pending,
+            *out_at += ready!(poll_some(stream, cx, part))?;
+        }
+        if due.written.is_none() {
+            if stream.is_buffered() {
+                ready!(Pin::new(&mut *stream).poll_flush(cx))?;
             }
+            due.written = Some(self.context.clock.now());
         }
-        if stream.is_buffered() && Pin::new(&mut *stream).poll_flush(cx)?.is_pending() {
-            return Poll::Pending;
+        while let Some((filler, at)) = body {
+            let part = filler.from(*at);
+            if part.is_empty() {
+                if stream.is_buffered() {
+                    ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                }
+                *body = None;
+                break;
+            }
+            *at += ready!(poll_some(stream, cx, part))? as u64;
         }
-        due.written = Some(self.context.clock.now());
         Poll::Ready(Ok(()))
     }
 
@@ -346,11 +400,32 @@ impl Held {
 
     fn end(&self, state: &mut State, body_bytes: u64) {
         let Some(due) = state.current.take() else { return };
+        self.learn(state, &due);
         // An answer before all of the request was written leaves a connection that cannot be trusted.
-        if !state.head.keep_alive || state.closes || due.written.is_none() {
+        let early = due.written.is_none() || state.body.take().is_some();
+        if !state.head.keep_alive || state.closes || early {
             state.connection = None;
         }
         due.ended(Ending::Answered(state.head.status), body_bytes);
+    }
+
+    /// Keeps what the answer gives the session: cookies and values.
+    fn learn(&self, state: &State, due: &Due) {
+        let head = state.answer.kept_head();
+        if head.is_empty() {
+            return;
+        }
+        let takes = match due.planned.prepared.get() {
+            Some(Some(prepared)) => &prepared.takes[..],
+            Some(None) | None => &[],
+        };
+        let lines = lines_of(head);
+        let answer = Answer { headers: &lines, body: state.answer.kept_body() };
+        let unix_s = (wall().0 / NANOS_PER_SEC) as i64;
+        let now = Now { run: self.context.clock.now(), unix_s };
+        let path = written_path(&state.out).1;
+        let mut session = self.session.borrow_mut();
+        session.heed(&self.context.marking.rewrite, takes, state.head.status, path, &answer, now);
     }
 
     /// The target closed its side.
@@ -410,6 +485,23 @@ async fn run(held: Rc<Held>) {
             Turn::End => return,
         }
     }
+}
+
+/// Writes some of `part`: at least one byte.
+fn poll_some(stream: &mut Stream, cx: &mut Context<'_>, part: &[u8]) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(stream).poll_write(cx, part)) {
+        Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        other => Poll::Ready(other),
+    }
+}
+
+/// What of an answer is kept for what is taken from it.
+fn keep(rules: &[Take], takes: &[u16]) -> Keep {
+    let of = |n: &u16| match rules.get(usize::from(*n)) {
+        Some(take) if take.needs_body() => Keep::Body,
+        Some(_) | None => Keep::Head,
+    };
+    takes.iter().map(of).max().unwrap_or_default()
 }
 
 fn kind_of(error: &io::Error) -> ErrorKind {
