@@ -113,6 +113,9 @@ pub const SESSIONS_KEPT_MAX: usize = 200_000;
 /// recorded log takes as the end of a session ([`LOG_SESSION_IDLE`]).
 pub const SESSION_KEPT: Duration = LOG_SESSION_IDLE;
 
+/// Sessions of one worker kept for their TLS tickets alone (a few KiB each).
+pub const TICKETS_KEPT_MAX: usize = 5_000;
+
 /// Largest request body that is made up: larger ones are uploads, which nobody should make up.
 pub const REQUEST_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -260,8 +263,11 @@ pub const FEED_BATCH_MAX: usize = 1_024;
 /// Five seconds of ticks: a disk that takes longer is not going to explain this run.
 pub const JOURNAL_QUEUE_MAX: usize = 50;
 
-/// Longest life of a DNS answer (getaddrinfo does not tell us the TTL).
-pub const DNS_LIFE: Duration = Duration::from_secs(30);
+/// Shortest life of an answer of DNS: a record without one must not make every connection ask.
+pub const DNS_LIFE_MIN: Duration = Duration::from_secs(1);
+
+/// Longest: a balancer that moves is followed within this, whatever its records say.
+pub const DNS_LIFE_MAX: Duration = Duration::from_secs(300);
 
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 64;

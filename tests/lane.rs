@@ -26,6 +26,7 @@ use replay::plan::PlannedRequest;
 use replay::plan::prepared::Marking;
 use replay::policy::check;
 use replay::policy::target::Target;
+use replay::policy::tls::Resumption;
 use replay::trace::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use replay::units::{Rate, RunTime};
 use replay::wire::answer::{AnswerReader, Found, Keep};
@@ -274,8 +275,10 @@ fn send_waiting(raw: &Raw, n: usize, every: Duration, timeout: Duration, blocked
         clock,
         book: book.clone(),
         connector: Connector {
-            resolver: Resolver::new(&target, None, clock),
+            resolver: Resolver::new(&target, None, &[], clock),
             tls: None,
+            server_name: None,
+            resumption: Resumption::default(),
             timeout: Duration::from_secs(5),
             target: target.clone(),
             clock,

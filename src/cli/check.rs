@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{backtest, check_guard, init};
-use crate::edge::clock::wall;
+use crate::edge::clock::{Clock, wall};
 use crate::edge::host::clock_sync::{self, ClockSync};
 use crate::edge::host::{capacity, site_file, window};
+use crate::edge::send::dns::Resolver;
 use crate::edge::send::look;
 use crate::engine::prepare::{load_policy, survey};
 use crate::engine::run::target_name;
@@ -146,7 +147,7 @@ impl CheckArgs {
             }
         };
         if let Some(target) = &target {
-            fine &= runtime.block_on(target_facts(out, target, latest_end(policy)))?;
+            fine &= runtime.block_on(target_facts(out, policy, target, latest_end(policy)))?;
         }
         let context = init::context(policy, target.as_ref().map(target_name).unwrap_or_default())?;
         for (index, guard) in policy.guards.iter().enumerate() {
@@ -223,9 +224,22 @@ fn clock_facts(out: &mut impl Write, policy: &Policy) -> anyhow::Result<bool> {
     }
 }
 
-async fn target_facts(out: &mut impl Write, target: &Target, until: WallTime) -> anyhow::Result<bool> {
-    let tls = target.https().then(crate::edge::trust::client_config).transpose()?;
-    match look::look(target, tls).await {
+async fn target_facts(
+    out: &mut impl Write,
+    policy: &Policy,
+    target: &Target,
+    until: WallTime,
+) -> anyhow::Result<bool> {
+    let tls = target.https().then(|| crate::edge::trust::configure(&policy.tls)).transpose();
+    let tls = match tls {
+        Ok(tls) => tls,
+        Err(e) => {
+            writeln!(out, "error: {e:#}")?;
+            return Ok(false);
+        }
+    };
+    let resolver = Resolver::new(target, None, &policy.resolvers, Clock::start());
+    match look::look(target, &resolver, policy.tls.server_name.as_deref(), tls).await {
         Ok(seen) => {
             writeln!(out, "target {target}: {} (all in the allow-list)", seen.addresses.join(", "))?;
             if let Some(tls) = &seen.tls {

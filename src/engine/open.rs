@@ -121,5 +121,5 @@ pub(super) fn needs_tls<S>(p: &Prepared<S>) -> bool {
         GuardQuery::Scrape(q) => q.url.starts_with("https:"),
         _ => false,
     });
-    p.target.https() || guards || p.policy.prometheus.as_ref().is_some_and(|p| p.url.starts_with("https:"))
+    guards || p.policy.prometheus.as_ref().is_some_and(|p| p.url.starts_with("https:"))
 }

@@ -17,6 +17,7 @@ use crate::edge::host::kill_file::KillFile;
 use crate::edge::host::site_file;
 use crate::edge::host::window::{self, Opening};
 use crate::edge::intake::trace_file::{self, TraceFile};
+use crate::edge::trust;
 use crate::govern::settings::Settings;
 use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::DepartureKind;
@@ -172,6 +173,10 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         Ok(loaded) => loaded,
         Err(e) => return refused(format!("{e:#}")),
     };
+    let tls = match target.https().then(|| trust::configure(&policy.tls)).transpose() {
+        Ok(tls) => tls,
+        Err(e) => return refused(format!("{e:#}")),
+    };
     let trace_warning = read_through(&mut source)?;
     let spread_seed = source.reader.meta().spread_seed;
     let mut plan = plan_settings(asked, rewrite)?;
@@ -219,6 +224,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         sample,
         pacing: asked.pacing,
         accounts,
+        tls,
         steady,
         opening,
         words,

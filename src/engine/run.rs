@@ -74,6 +74,8 @@ pub struct Prepared<S> {
     pub pacing: Pacing,
     /// Accounts that sessions log in with.
     pub accounts: Arc<Accounts>,
+    /// TLS to the target, for https.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
     /// A steady rate instead of the trace, for this many nanoseconds.
     pub steady: Option<(Rate, u64)>,
     /// The opening of the policy's window that holds now.
@@ -167,7 +169,7 @@ pub fn run<S: EventSource + Send + 'static>(
         board: board.clone(),
         clock,
         prometheus: p.policy.prometheus.clone(),
-        tls: tls.clone(),
+        tls,
         token: token(&p.policy).context(NotStarted)?,
         ours,
         questions: Arc::default(),
@@ -175,7 +177,7 @@ pub fn run<S: EventSource + Send + 'static>(
         target: target_name(&p.target),
     };
     let watch = start_watch(&p, &context, &baselines)?;
-    let (senders, workers) = start_workers(&p, &shared, tls)?;
+    let (senders, workers) = start_workers(&p, &shared)?;
     let snapshot = Arc::new(Mutex::new(Snapshot::default()));
     let local: Vec<_> = local_guards(&p.policy).into_iter().map(|(m, _)| m).collect();
     let orders = Orders::default();
@@ -310,12 +312,14 @@ type Senders = Vec<tokio::sync::mpsc::Sender<super::feeder::Batch>>;
 fn start_workers<S>(
     p: &Prepared<S>,
     shared: &Arc<Shared>,
-    tls: Option<Arc<rustls::ClientConfig>>,
 ) -> anyhow::Result<(Senders, Vec<JoinHandle<Tallies>>)> {
     let settings = WorkerSettings {
         target: p.target.clone(),
         connect_to: p.connect_to.clone(),
-        tls,
+        resolvers: p.policy.resolvers.clone(),
+        tls: p.tls.clone(),
+        server_name: p.policy.tls.server_name.clone(),
+        resumption: p.policy.tls.resumption,
         marking: identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed, &p.plan.screen.rewrite),
         request_timeout: p.policy.rate.request_timeout,
         connect_timeout: p.policy.rate.connect_timeout,

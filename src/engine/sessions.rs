@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::edge::send::lane::Session;
-use crate::limits::{SESSION_KEPT, SESSIONS_KEPT_MAX};
+use crate::edge::send::session::{Session, SessionData};
+use crate::limits::{SESSION_KEPT, SESSIONS_KEPT_MAX, TICKETS_KEPT_MAX};
 use crate::plan::Instance;
-use crate::plan::session::{AccountPool, SessionState};
+use crate::plan::session::AccountPool;
 use crate::units::RunTime;
 
 /// Time between two looks for sessions to be forgotten.
@@ -38,7 +38,7 @@ pub struct Sessions {
 impl Sessions {
     /// The session, for one more lane.
     pub fn enter(&mut self, instance: Instance) -> Session {
-        let fresh = || Kept { state: Rc::new(RefCell::default()), lanes: 0, idle_since: RunTime::START };
+        let fresh = || Kept { state: Session::default(), lanes: 0, idle_since: RunTime::START };
         let known = self.kept.contains_key(&instance);
         let kept = self.kept.entry(instance).or_insert_with(fresh);
         if known && kept.lanes == 0 {
@@ -57,8 +57,7 @@ impl Sessions {
         }
         kept.idle_since = now;
         // The lane may still be reading an answer that sets something.
-        let blank = Rc::strong_count(&kept.state) == 1 && kept.state.borrow().is_blank();
-        if blank {
+        if is_idle_for_nothing(&kept.state, self.idle) {
             self.kept.remove(&instance);
         } else {
             self.idle += 1;
@@ -91,9 +90,7 @@ impl Sessions {
         let idle = &mut self.idle;
         self.kept.retain(|_, kept| {
             let over = kept.lanes == 0 && now.since(kept.idle_since) >= patience;
-            let blank = kept.lanes == 0
-                && Rc::strong_count(&kept.state) == 1
-                && kept.state.try_borrow().is_ok_and(|s| s.is_blank());
+            let blank = kept.lanes == 0 && is_idle_for_nothing(&kept.state, *idle);
             if over || blank {
                 *idle -= 1;
                 release(&kept.state, pool);
@@ -103,8 +100,14 @@ impl Sessions {
     }
 }
 
-fn release(state: &RefCell<SessionState>, pool: &RefCell<AccountPool>) {
-    pool.borrow_mut().give_back(&mut state.borrow_mut());
+/// Whether a session without lanes knows nothing. TLS tickets are worth keeping while they are few.
+fn is_idle_for_nothing(session: &Session, idle: usize) -> bool {
+    let tickets = session.has_tickets() && idle < TICKETS_KEPT_MAX;
+    Rc::strong_count(session) == 1 && session.is_blank() && !tickets
+}
+
+fn release(session: &SessionData, pool: &RefCell<AccountPool>) {
+    pool.borrow_mut().give_back(&mut session.state.borrow_mut());
 }
 
 #[cfg(test)]
@@ -113,7 +116,7 @@ mod tests {
 
     use super::*;
     use crate::plan::rewrite::Secret;
-    use crate::plan::session::Accounts;
+    use crate::plan::session::{Accounts, SessionState};
 
     fn at(s: u64) -> RunTime {
         RunTime::from_millis(s * 1000)
@@ -142,12 +145,12 @@ mod tests {
     fn what_a_session_knows_outlives_its_connections_for_a_while() {
         let (mut s, pool) = (Sessions::default(), pool(1));
         let state = s.enter(Instance(1));
-        assert!(pool.borrow_mut().lend(&mut state.borrow_mut()));
+        assert!(pool.borrow_mut().lend(&mut state.state.borrow_mut()));
         drop(state);
         s.leave(Instance(1), at(10));
         s.sweep(at(10 + SESSION_KEPT.as_secs() - 1), &pool);
         let again = s.enter(Instance(1));
-        assert_eq!((again.borrow().value(0, 0), s.idle), (Some(&b"ann"[..]), 0));
+        assert_eq!((again.state.borrow().value(0, 0), s.idle), (Some(&b"ann"[..]), 0));
         drop(again);
         s.leave(Instance(1), at(1_000));
         let mut other = SessionState::default();
@@ -161,7 +164,7 @@ mod tests {
     fn accounts_come_back_when_sessions_end() {
         let (mut s, pool) = (Sessions::default(), pool(2));
         for i in 0..2 {
-            assert!(pool.borrow_mut().lend(&mut s.enter(Instance(i)).borrow_mut()));
+            assert!(pool.borrow_mut().lend(&mut s.enter(Instance(i)).state.borrow_mut()));
         }
         s.end(Instance(0), &pool);
         assert!(pool.borrow_mut().lend(&mut SessionState::default()));

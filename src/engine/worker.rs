@@ -31,6 +31,7 @@ use crate::plan::session::{AccountPool, Accounts};
 use crate::plan::thin::Thinner;
 use crate::plan::{Departure, DepartureKind, Instance};
 use crate::policy::target::Target;
+use crate::policy::tls::Resumption;
 use crate::units::RunTime;
 
 /// Requests handed to lanes before the worker looks at its answers: about half of the tasks that the runtime polls
@@ -50,8 +51,14 @@ pub struct WorkerSettings {
     pub target: Target,
     /// Other address to connect to.
     pub connect_to: Option<(String, u16)>,
+    /// Name servers asked instead of the machine's own.
+    pub resolvers: Vec<core::net::SocketAddr>,
     /// TLS.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Name in the handshake; else the target's host.
+    pub server_name: Option<String>,
+    /// TLS resumption.
+    pub resumption: Resumption,
     /// Marking.
     pub marking: Marking,
     /// Longest time of one request.
@@ -92,7 +99,9 @@ pub fn run(
     let clock = shared.clock;
     let book = Book::new(clock);
     let connector = Connector {
-        resolver: Resolver::new(&settings.target, settings.connect_to.as_ref(), clock),
+        resolver: Resolver::new(&settings.target, settings.connect_to.as_ref(), &settings.resolvers, clock),
+        server_name: settings.server_name,
+        resumption: settings.resumption,
         tls: settings.tls.filter(|_| settings.target.https()),
         timeout: settings.connect_timeout,
         target: settings.target,

@@ -146,6 +146,8 @@ pub struct ConnectTimes {
     pub connect: Option<Duration>,
     /// TLS handshake.
     pub tls: Option<Duration>,
+    /// It took up an earlier TLS session.
+    pub resumed: bool,
 }
 
 /// Tally of one route.
@@ -176,6 +178,8 @@ pub struct Tally {
     pub routes: BTreeMap<u16, RouteTally>,
     /// Connections opened.
     pub connections: u64,
+    /// Those that took up an earlier TLS session.
+    pub tls_resumed: u64,
     /// Connections that could not be opened.
     pub connect_failures: u64,
     /// Why connections could not be opened; bounded.
@@ -228,6 +232,7 @@ impl Tally {
     /// A connection was opened.
     pub fn connected(&mut self, times: ConnectTimes) {
         self.connections += 1;
+        self.tls_resumed += u64::from(times.resumed);
         let rows = [
             (times.dns, &mut self.latency.dns),
             (times.connect, &mut self.latency.connect),
@@ -329,6 +334,7 @@ impl Tally {
             mine.response.merge(&theirs.response);
         }
         self.connections += o.connections;
+        self.tls_resumed += o.tls_resumed;
         self.connect_failures += o.connect_failures;
         o.connect_errors.iter().for_each(|(w, n)| *self.connect_errors.entry(w.clone()).or_default() += n);
         self.reopened += o.reopened;

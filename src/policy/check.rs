@@ -155,6 +155,8 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
     let hosts = host_set(file);
     let methods = methods(r, file);
     let routes = routes(r, file);
+    let resolvers = resolvers(r, file);
+    let tls = super::tls::tls(r, file);
     let rewrite = super::rewrite::rewrite(r, file);
     let rate = rate(r, file);
     let prometheus = prometheus(r, file);
@@ -187,6 +189,8 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
         hosts,
         methods: methods?,
         routes: routes?,
+        resolvers: resolvers?,
+        tls: tls?,
         rewrite: rewrite?,
         rate: RateLimits { hold_total: hold_total?, ..rate? },
         window: window?,
@@ -222,6 +226,18 @@ fn allow_list(r: &mut Reader<'_>, file: &PolicyFile) -> Option<AllowList> {
         }
     }
     fine.then(|| AllowList::parse(file.target.allow.iter().map(|w| w.get_ref().as_str())).ok())?
+}
+
+fn resolvers(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Vec<core::net::SocketAddr>> {
+    let parse = |w: &Word| {
+        let addr = w.get_ref().parse().ok();
+        if addr.is_none() {
+            let why = format!("{:?} is not an address such as \"10.0.0.53:53\"", w.get_ref());
+            r.error("", Some(w.span().start), "target.resolvers", why);
+        }
+        addr
+    };
+    file.target.resolvers.iter().map(parse).collect()
 }
 
 /// Recorded hosts: as listed, else the target's own name, else (no target in the policy) every host.

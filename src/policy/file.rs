@@ -31,6 +31,8 @@ pub struct PolicyFile {
     pub routes: RoutesTable,
     /// What is changed in requests.
     pub rewrite: Option<RewriteTable>,
+    /// Certificates and handshakes.
+    pub tls: Option<TlsTable>,
     /// Limits.
     #[serde(default)]
     pub rate: RateTable,
@@ -71,6 +73,27 @@ pub struct TargetTable {
     pub allow: Vec<Word>,
     /// Recorded hosts that stand for the target; `"*"` is every host.
     pub hosts: Option<Vec<String>>,
+    /// Name servers asked instead of the machine's own, such as `10.0.0.53:53`.
+    #[serde(default)]
+    pub resolvers: Vec<Word>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsTable {
+    /// PEM file of the authorities trusted instead of the platform's.
+    pub ca_file: Option<Word>,
+    /// PEM file of our certificate chain.
+    pub cert_file: Option<Word>,
+    /// PEM file of its key.
+    pub key_file: Option<Word>,
+    /// Name in the handshake, and that the certificate must have.
+    pub server_name: Option<Word>,
+    /// `1.2` or `1.3`.
+    pub min_version: Option<Word>,
+    /// `per_session` or `none`.
+    pub resumption: Option<Word>,
 }
 
 /// `[routes]`.

@@ -21,6 +21,7 @@ pub mod settings;
 pub mod site;
 pub mod sources;
 pub mod target;
+pub mod tls;
 pub mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -267,6 +268,10 @@ pub struct Policy {
     pub methods: BTreeSet<Vec<u8>>,
     /// Routes that may be sent.
     pub routes: Routes,
+    /// Name servers asked instead of the machine's own.
+    pub resolvers: Vec<core::net::SocketAddr>,
+    /// Certificates and handshakes.
+    pub tls: tls::TlsWords,
     /// What is changed in requests.
     pub rewrite: rewrite::RewriteWords,
     /// Limits.

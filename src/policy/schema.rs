@@ -42,6 +42,15 @@ const TARGET: Keys = &[
     ("url", Text, "URL of the load balancer, without path"),
     ("allow", Texts, "host:port and networks that a run may hit"),
     ("hosts", Texts, "recorded hosts that stand for the target; \"*\" is every host"),
+    ("resolvers", Texts, "name servers asked instead of the machine's own, such as 10.0.0.53:53"),
+];
+const TLS: Keys = &[
+    ("ca_file", Text, "PEM file of the authorities trusted instead of the platform's"),
+    ("cert_file", Text, "PEM file of our certificate chain"),
+    ("key_file", Text, "PEM file of its key"),
+    ("server_name", Text, "name in the handshake, and that the certificate must have"),
+    ("min_version", Text, "\"1.2\" or \"1.3\""),
+    ("resumption", Text, "\"per_session\" (as clients do) or \"none\""),
 ];
 const ROUTES: Keys = &[
     ("methods", Texts, "methods that may be sent"),
@@ -177,6 +186,7 @@ const GOVERNOR: Keys = &[
 const TABLES: &[(&str, Keys)] = &[
     ("target", TARGET),
     ("routes", ROUTES),
+    ("tls", TLS),
     ("rewrite", REWRITE),
     ("rate", RATE),
     ("window", WINDOW),

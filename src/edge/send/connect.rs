@@ -15,11 +15,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::dns::Resolver;
+use super::session::SessionData;
 use crate::edge::clock::Clock;
 use crate::govern::gate::ConnectPermit;
 use crate::govern::latch::Latch;
 use crate::measure::tally::ConnectTimes;
 use crate::policy::target::Target;
+use crate::policy::tls::Resumption;
 
 /// A connection to the target.
 #[derive(Debug)]
@@ -39,6 +41,10 @@ pub struct Connector {
     pub resolver: Resolver,
     /// TLS, for https targets.
     pub tls: Option<Arc<ClientConfig>>,
+    /// Name in the handshake; else the target's host.
+    pub server_name: Option<String>,
+    /// Resumption.
+    pub resumption: Resumption,
     /// Longest time in all.
     pub timeout: Duration,
     /// Clock.
@@ -50,14 +56,23 @@ impl Connector {
     ///
     /// # Errors
     /// When the name, the address, the handshake or the time-out says no.
-    pub async fn open(&self, permit: ConnectPermit, latch: &Latch) -> anyhow::Result<(Stream, ConnectTimes)> {
+    pub async fn open(
+        &self,
+        permit: ConnectPermit,
+        latch: &Latch,
+        session: &SessionData,
+    ) -> anyhow::Result<(Stream, ConnectTimes)> {
         drop(permit);
-        tokio::time::timeout(self.timeout, self.open_inner(latch))
+        tokio::time::timeout(self.timeout, self.open_inner(latch, session))
             .await
             .map_err(|_| anyhow::anyhow!("connecting took longer than connect_timeout"))?
     }
 
-    async fn open_inner(&self, latch: &Latch) -> anyhow::Result<(Stream, ConnectTimes)> {
+    async fn open_inner(
+        &self,
+        latch: &Latch,
+        session: &SessionData,
+    ) -> anyhow::Result<(Stream, ConnectTimes)> {
         let (addr, dns) = self.resolver.next(&self.target).await?;
         // Resolving may have taken a while.
         anyhow::ensure!(!latch.is_set(), "the run was stopped");
@@ -68,15 +83,18 @@ impl Connector {
         tcp.set_nodelay(true)?;
         let connect = Some(self.clock.now().since(start));
         let Some(config) = &self.tls else {
-            return Ok((Stream::Plain(tcp), ConnectTimes { dns, connect, tls: None }));
+            return Ok((Stream::Plain(tcp), ConnectTimes { dns, connect, tls: None, resumed: false }));
         };
         let start = self.clock.now();
-        let name = ServerName::try_from(self.target.host().to_owned())?;
-        let tls = TlsConnector::from(Arc::clone(config))
+        // The policy's name, wherever --connect-to or DNS led us.
+        let name = self.server_name.as_deref().unwrap_or(self.target.host());
+        let name = ServerName::try_from(name.to_owned())?;
+        let tls = TlsConnector::from(session.tls(config, self.resumption))
             .connect(name, tcp)
             .await
             .context("the TLS handshake failed")?;
-        let times = ConnectTimes { dns, connect, tls: Some(self.clock.now().since(start)) };
+        let resumed = tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        let times = ConnectTimes { dns, connect, tls: Some(self.clock.now().since(start)), resumed };
         Ok((Stream::Tls(Box::new(tls)), times))
     }
 }

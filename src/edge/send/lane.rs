@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::book::{Book, Due};
 use super::connect::{Connector, Stream};
+use super::session::Session;
 use crate::edge::clock::{Clock, wall};
 use crate::govern::gate::{Gate, ShedReason};
 use crate::govern::latch::StopCause;
@@ -28,7 +29,7 @@ use crate::measure::outcome::{Ending, ErrorKind, RunPhase};
 use crate::plan::body::Filler;
 use crate::plan::cookies::Now;
 use crate::plan::prepared::{Body, Marking, Prepared, written_path};
-use crate::plan::session::{AccountPool, SessionState};
+use crate::plan::session::AccountPool;
 use crate::plan::take::{Answer, Take};
 use crate::units::{NANOS_PER_SEC, RunTime};
 use crate::wire::answer::{AnswerError, AnswerHead, AnswerReader, Found, Keep, lines_of};
@@ -66,9 +67,6 @@ pub struct LaneContext {
     /// Accounts that no session of this worker uses now.
     pub accounts: RefCell<AccountPool>,
 }
-
-/// What the lanes of one session share.
-pub type Session = Rc<RefCell<SessionState>>;
 
 /// A made-up body up to this size leaves with its head, in one write.
 const BODY_WITH_HEAD_MAX: u64 = 16 * 1024;
@@ -212,7 +210,7 @@ impl Held {
     /// the session is not sent either.
     fn fill(&self, prepared: &Prepared, number: u64, state: &mut State) -> bool {
         let c = &self.context;
-        let mut session = self.session.borrow_mut();
+        let mut session = self.session.state.borrow_mut();
         let fits = !session.broken
             && (!prepared.needs_account || c.accounts.borrow_mut().lend(&mut session))
             && prepared.write(&c.marking, number, &session, c.clock.now(), &mut state.out).is_ok();
@@ -424,7 +422,7 @@ impl Held {
         let unix_s = (wall().0 / NANOS_PER_SEC) as i64;
         let now = Now { run: self.context.clock.now(), unix_s };
         let path = written_path(&state.out).1;
-        let mut session = self.session.borrow_mut();
+        let mut session = self.session.state.borrow_mut();
         session.heed(&self.context.marking.rewrite, takes, state.head.status, path, &answer, now);
     }
 
@@ -441,7 +439,7 @@ impl Held {
     async fn connect(self: &Rc<Self>, phase: RunPhase) {
         let c = &self.context;
         let opened = match c.gate.connect(c.clock.now()) {
-            Ok(permit) => c.connector.open(permit, c.gate.latch()).await.map_err(|error| {
+            Ok(permit) => c.connector.open(permit, c.gate.latch(), &self.session).await.map_err(|error| {
                 c.book.connect_failed(phase, &format!("{error:#}"));
                 ShedReason::Connecting
             }),

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connect::Stream;
+use super::dns::Resolver;
 use crate::policy::target::Target;
 use crate::units::{NANOS_PER_SEC, WallTime};
 
@@ -61,16 +62,17 @@ async fn within<T>(what: &str, part: impl Future<Output = anyhow::Result<T>>) ->
     }
 }
 
-/// Looks at the target, or at the address that `--connect-to` gives instead.
+/// Looks at the target at the addresses that the resolver gives.
 ///
 /// # Errors
 /// The first part that fails, by name.
-pub async fn look(target: &Target, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<Seen> {
-    let found = within("resolving the name", async {
-        Ok(tokio::net::lookup_host((target.host(), target.port())).await?.collect::<Vec<_>>())
-    })
-    .await?;
-    let permitted = found.iter().map(|a| target.permit(*a)).collect::<Result<Vec<_>, _>>()?;
+pub async fn look(
+    target: &Target,
+    resolver: &Resolver,
+    server_name: Option<&str>,
+    tls: Option<Arc<ClientConfig>>,
+) -> anyhow::Result<Seen> {
+    let permitted = within("resolving the name", resolver.all(target)).await?;
     let first = permitted.first().context("the name has no address")?.get();
     let mut seen =
         Seen { addresses: permitted.iter().map(|a| a.get().ip().to_string()).collect(), ..Seen::default() };
@@ -78,7 +80,7 @@ pub async fn look(target: &Target, tls: Option<Arc<ClientConfig>>) -> anyhow::Re
     let stream = match tls.filter(|_| target.https()) {
         None => Stream::Plain(tcp),
         Some(config) => {
-            let name = ServerName::try_from(target.host().to_owned())?;
+            let name = ServerName::try_from(server_name.unwrap_or(target.host()).to_owned())?;
             let shake = async { Ok(TlsConnector::from(config).connect(name, tcp).await?) };
             let stream = within("the TLS handshake (certificate, name, protocol)", shake).await?;
             let (_, state) = stream.get_ref();

@@ -9,3 +9,4 @@ pub mod connect;
 pub mod dns;
 pub mod lane;
 pub mod look;
+pub mod session;
