@@ -151,6 +151,32 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_is_loose_when_the_past_was_far_from_it() {
+        let with = |side, back_off: f64, worst: f64| {
+            let (abort, clear) = (None, back_off);
+            let thresholds =
+                crate::govern::guard::Thresholds { side, hold: None, back_off: Some(back_off), abort, clear };
+            let b = judge(&GuardSpec { thresholds, ..spec() }, &points(&[worst; 200])).unwrap();
+            (b.suggested.keep, b.worst, b.suggested.hold, b.suggested.back_off)
+        };
+        let (above, below) = (crate::govern::guard::Side::Above, crate::govern::guard::Side::Below);
+        assert_eq!(with(above, 20.0, 1.0), (true, 1.0, 1.5, 2.0));
+        assert!(!with(above, 20.1, 1.0).0, "twenty times the worst");
+        assert!(with(above, 20.1, 0.0).0, "a worst of zero says nothing about how far");
+        assert_eq!(with(below, 1.0, 20.0), (true, 20.0, 20.0 / 1.5, 10.0));
+        assert!(!with(below, 1.0, 20.5).0);
+        // The worst per cent is at the top above, at the bottom below.
+        let ramp: Vec<f64> = (0..=1_000).map(f64::from).collect();
+        let of = |side| {
+            let thresholds = crate::govern::guard::Thresholds { side, ..spec().thresholds };
+            let b = judge(&GuardSpec { thresholds, ..spec() }, &points(&ramp)).unwrap();
+            (b.bad_1, b.worst)
+        };
+        assert_eq!(of(above), (990.0, 1_000.0));
+        assert_eq!(of(below), (10.0, 0.0));
+    }
+
+    #[test]
     fn suggestions_leave_ordinary_nights_in_peace() {
         let s = spec();
         let noisy: Vec<f64> = (0..2_000).map(|i| if i % 100 < 3 { 0.02 } else { 0.001 }).collect();

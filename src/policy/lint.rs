@@ -326,3 +326,7 @@ fn production(r: &mut Reader<'_>, policy: &Policy) {
         r.warn("G020", None, "window", "no window: the run may happen at any hour");
     }
 }
+
+#[cfg(test)]
+#[path = "lint_tests.rs"]
+mod tests;

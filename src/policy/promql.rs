@@ -411,6 +411,96 @@ mod tests {
     }
 
     #[test]
+    fn several_series_are_foreseen() {
+        let table = [
+            ("sum(x)", false),
+            ("sum by () (x)", false),
+            ("sum by (job) (x)", true),
+            ("sum without (job) (x)", true),
+            ("x", true),
+            ("-sum(x)", false),
+            ("-x", true),
+            ("sum(x) * 2", false),
+            ("2 * x", true),
+            ("sum(x) + vector(1)", false),
+            ("sum(x) - time()", false),
+            ("abs(sum(x))", false),
+            ("abs(x)", true),
+            ("clamp_min(sum(x), 1)", false),
+            ("histogram_quantile(0.9, sum by (le) (rate(d_bucket[1m])))", false),
+            ("histogram_quantile(0.9, sum by (le, job) (rate(d_bucket[1m])))", true),
+            ("histogram_quantile(0.9, rate(d_bucket[1m]))", true),
+            ("histogram_quantile(0.9, sum without (pod) (rate(d_bucket[1m])))", false),
+        ];
+        for (text, want) in table {
+            assert_eq!(check(text).unwrap_or_else(|e| panic!("{text}: {e}")).many, want, "{text}");
+        }
+    }
+
+    #[test]
+    fn marked_and_unmarked_selectors_are_told_apart() {
+        let ids =
+            |text: &str| -> Vec<&str> { check(text).unwrap().warnings.iter().map(|(id, _)| *id).collect() };
+        let none: [&str; 0] = [];
+        assert_eq!(ids("sum(x{replay=\"1\"})"), ["G015"]);
+        assert_eq!(ids("sum(x{replay=~\"run.*\"})"), ["G015"]);
+        assert_eq!(ids("sum(x{replay!=\"\"})"), ["G015"]);
+        for fine in [
+            "sum(x{replay=\"\"})",
+            "sum(x{replay!=\"1\"})",
+            "sum(x{pod=\"\"})",
+            "sum(x{replay=\"1\"}) + sum(x)",
+            "vector(1) + sum(x)",
+        ] {
+            assert_eq!(ids(fine), none, "{fine}");
+        }
+        assert_eq!(ids("sum(x{job=~\".+\"})"), ["G022"]);
+        assert_eq!(ids("sum({__name__=~\".+\",job=\"a\"})"), none);
+        let unmarked = |text: &str| check(text).unwrap().unmarked;
+        assert!(unmarked("sum(x{replay=\"\"})") && unmarked("sum(x{replay_run=\"\"}) / sum(y{replay=\"\"})"));
+        for not in [
+            "sum(x)",
+            "sum(x{pod=\"\"})",
+            "sum(x{replay=\"\"}) / sum(y)",
+            "sum(x{replay!=\"\"})",
+            "sum(x{replay=\"1\"})",
+        ] {
+            assert!(!unmarked(not), "{not}");
+        }
+    }
+
+    #[test]
+    fn selectors_are_told_once_without_their_shifts() {
+        let q = check("sum(rate(x{job=\"a\",code=~\"5..\",pod=\"\"}[1m] offset 5m)) + sum(rate(x{job=\"a\",code=~\"5..\",pod=\"\"}[1m])) + sum(y @ 5)").unwrap();
+        let told: Vec<(&str, &[String])> =
+            q.selectors.iter().map(|s| (s.metric.as_str(), s.labels.as_slice())).collect();
+        assert_eq!(told, [("x", &["job".to_owned()][..]), ("y", &[][..])], "labels that a value is asked of");
+        assert!(
+            q.selectors.iter().all(|s| !s.text.contains("offset") && !s.text.contains('@')),
+            "{:?}",
+            q.selectors
+        );
+        assert!(q.freshness.iter().all(|f| !f.contains("offset") && !f.contains('@')), "{:?}", q.freshness);
+        assert!(q.shifted);
+    }
+
+    #[test]
+    fn samples_are_the_whole_of_a_fraction_of_rates() {
+        let samples = |text: &str| check(text).unwrap().samples;
+        assert_eq!(
+            samples("sum(rate(e[1m])) / sum(rate(x[2m]))").as_deref(),
+            Some("(sum(rate(x[2m]))) * 120")
+        );
+        assert_eq!(
+            samples("1 - sum(rate(e[1m])) / sum(rate(x[1m]))").as_deref(),
+            Some("(sum(rate(x[1m]))) * 60")
+        );
+        assert_eq!(samples("sum(rate(e[1m])) / sum(x)"), None, "no rate below");
+        assert_eq!(samples("sum(rate(e[1m])) / sum(avg_over_time(x[1m]))"), None, "no rate below");
+        assert_eq!(samples("sum(rate(x[1m]))"), None);
+    }
+
+    #[test]
     fn freshness_comes_from_the_denominator() {
         let q = check(r#"(sum(rate(req{code=~"5.."}[1m])) or vector(0)) / sum(rate(req[2m] offset 1m))"#)
             .unwrap();

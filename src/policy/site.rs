@@ -219,6 +219,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lowered_is_said_and_nothing_else() {
+        let site = |words: &str| parse(&format!("version = 1\n{words}\n")).unwrap();
+        let said = |words: &str, change: fn(&mut Policy)| {
+            let mut p = policy();
+            change(&mut p);
+            site(words).lower(&mut p)
+        };
+        assert_eq!(said("max_rps = 500", |_| ()), Vec::<String>::new(), "the same is not lower");
+        assert_eq!(said("max_rps = 499", |_| ()).len(), 1);
+        let in_flight = "max_in_flight = 40";
+        assert_eq!(said(in_flight, |_| ()), ["max_in_flight → 40"]);
+        assert_eq!(said(in_flight, |p| p.rate.max_in_flight = Some(41)), ["max_in_flight → 40"]);
+        assert_eq!(said(in_flight, |p| p.rate.max_in_flight = Some(40)), Vec::<String>::new());
+        assert_eq!(said(in_flight, |p| p.rate.in_flight_ceiling = 40), Vec::<String>::new());
+        assert_eq!(said(in_flight, |p| p.rate.in_flight_ceiling = 41), ["max_in_flight → 40"]);
+        let bytes = "max_bytes_received = \"1GiB\"";
+        assert_eq!(said(bytes, |_| ()), [format!("bytes_received → {} bytes", 1u64 << 30)]);
+        let budget = |bytes| {
+            let limits = BudgetLimits { bytes_received: Some(bytes), ..BudgetLimits::default() };
+            Some(crate::policy::BudgetRule { limits, period: Duration::from_secs(3600) })
+        };
+        let mut p = policy();
+        p.budget = budget(1 << 29);
+        assert_eq!(site(bytes).lower(&mut p), Vec::<String>::new());
+        assert_eq!(p.budget.unwrap().period, Duration::from_secs(86_400), "the site counts by the day");
+        let methods = "methods = [\"GET\", \"HEAD\", \"OPTIONS\"]";
+        assert_eq!(said(methods, |_| ()), Vec::<String>::new());
+        assert_eq!(said("methods = [\"GET\"]", |_| ()), ["methods → GET"]);
+    }
+
+    #[test]
     fn two_files_are_kept_both() {
         let (a, b) = (
             parse("version = 1\nmax_rps = 100\nmethods = [\"GET\", \"HEAD\"]\n").unwrap(),

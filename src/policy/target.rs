@@ -323,6 +323,24 @@ mod tests {
     }
 
     #[test]
+    fn a_target_says_what_it_is() {
+        let list = allow(&["api.example.com:443", "127.0.0.0/8"]);
+        let target = |url: &str| Target::new(url, list.clone()).unwrap();
+        let (secure, plain) = (target("https://api.example.com"), target("http://127.0.0.1:80"));
+        assert!(secure.https() && !plain.https());
+        assert!(plain.is_loopback() && !secure.is_loopback());
+        assert_eq!(
+            (secure.to_string(), plain.to_string()),
+            ("https://api.example.com:443".into(), "http://127.0.0.1:80".to_owned())
+        );
+        assert_eq!(
+            (plain.authority(), target("https://127.0.0.1:80").authority()),
+            ("127.0.0.1".into(), "127.0.0.1:80".to_owned())
+        );
+        assert!(list.has_networks() && !allow(&["api.example.com:443"]).has_networks());
+    }
+
+    #[test]
     fn bad_entries_are_named() {
         for entry in ["api.example.com", "10.0.0.0/33", "", ":80", "a b:1"] {
             let error = AllowList::parse([entry]).unwrap_err().to_string();
