@@ -157,3 +157,7 @@ impl Sight {
         Sample { answer: seen.last, ..sample }
     }
 }
+
+#[cfg(test)]
+#[path = "sight_tests.rs"]
+mod tests;

@@ -56,7 +56,7 @@ impl Baselines {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn put(&self, index: usize, known: Known) {
+    pub(crate) fn put(&self, index: usize, known: Known) {
         if let Some(slot) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(index) {
             *slot = known;
         }
@@ -135,4 +135,108 @@ pub async fn range(
     let url = range_url(&server.url, query, from_s, to_s, step_s);
     let got = tokio::time::timeout(RANGE_TIMEOUT, get(&url, c.tls.as_ref(), c.token.as_deref()));
     read_range(&got.await.map_err(|_| NoData::Timeout)??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::poll::Board;
+    use super::super::scripted::{Reply, Scripted};
+    use super::*;
+    use crate::edge::clock::Clock;
+    use crate::policy::check::parse;
+
+    fn context(server: &Scripted) -> PollContext {
+        PollContext {
+            exported: false,
+            board: Board::new(1),
+            clock: Clock::start(),
+            prometheus: Some(crate::policy::Prometheus {
+                url: server.url.clone(),
+                scrape_interval: Duration::from_secs(1),
+                expect_min: None,
+                token_file: None,
+            }),
+            tls: None,
+            token: None,
+            ours: Arc::default(),
+            questions: Arc::default(),
+            run: "r1".to_owned(),
+            target: "t:80".to_owned(),
+        }
+    }
+
+    fn guard(from: &str) -> QueryGuard {
+        let text = format!(
+            "version = 1\nname = \"b\"\n[target]\nallow = [\"127.0.0.0/8\"]\n[metrics]\nlisten = \"127.0.0.1:9\"\n[prometheus]\nurl = \"http://127.0.0.1:9\"\nscrape_interval = \"1s\"\n\
+             [[guard]]\nname = \"g\"\nexpr = 'sum(rate(x_total[10s]))'\npoll = \"200ms\"\nback_off_above = {{ baseline = \"{from}\", ratio = 2.0, floor = 1, cap = 9 }}\n"
+        );
+        parse(&text, "b").unwrap().guards.remove(0)
+    }
+
+    fn known(server: &Scripted, guard: &QueryGuard) -> Result<Option<Vec<f64>>, NoData> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(of_guard(&context(server), guard))
+    }
+
+    /// Start and end of each question about the guard's own query, relative to now, in whole seconds.
+    fn spans(server: &Scripted) -> Vec<(i64, i64, i64)> {
+        let now = wall().0 as f64 / NANOS_PER_SEC as f64;
+        let of = |q: &String| {
+            let list = q.rsplit('[').next()?.trim_end_matches(']');
+            let n: Vec<f64> = list.split(", ").filter_map(|w| w.parse().ok()).collect();
+            Some(((n[0] - now).round() as i64, (n[1] - now).round() as i64, n[2] as i64))
+        };
+        server.queries().iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn the_past_is_asked_at_its_time_and_our_own_runs_before_and_after() {
+        let flat = || Reply::Range(vec![4.0; 80]);
+        let server = Scripted::start(&[("replay_run_active", Reply::Empty), ("rate(x_total", flat())]);
+        assert_eq!(known(&server, &guard("before")), Ok(Some(vec![4.0])));
+        let margin = OWN_RUN_MARGIN_S as i64;
+        assert_eq!(spans(&server), [(-1_200, -60, 15), (-1_200 - margin, -60 + margin, 60)]);
+        assert!(server.queries()[1].starts_with("max(replay_run_active{target=\"t:80\"})"));
+        let server = Scripted::start(&[("replay_run_active", Reply::Empty), ("rate(x_total", flat())]);
+        assert_eq!(known(&server, &guard("offset 2w")), Ok(Some(vec![4.0])));
+        let (week, around) = (604_800, 600);
+        let own: Vec<_> = spans(&server).into_iter().step_by(2).collect();
+        assert_eq!(own, [(-week - around, -week + around, 15), (-2 * week - around, -2 * week + around, 15)]);
+    }
+
+    #[test]
+    fn too_little_past_is_none_and_an_error_is_one() {
+        let with = |own: Reply, points: Reply| {
+            known(&Scripted::start(&[("replay_run_active", own), ("rate(x_total", points)]), &guard("before"))
+        };
+        assert_eq!(with(Reply::Empty, Reply::Empty), Ok(None));
+        let running = Reply::Range(vec![1.0; 100]);
+        assert_eq!(with(running, Reply::Range(vec![4.0; 70])), Ok(None), "all of it is near a run of ours");
+        assert_eq!(with(Reply::Status(500), Reply::Range(vec![4.0; 70])), Err(NoData::Http(500)));
+        assert_eq!(with(Reply::Empty, Reply::Status(503)), Err(NoData::Http(503)));
+        let nobody = PollContext { prometheus: None, ..context(&Scripted::start(&[])) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert_eq!(runtime.block_on(of_guard(&nobody, &guard("before"))), Err(NoData::Unreachable));
+    }
+
+    #[test]
+    fn what_becomes_known_is_put_down_and_errors_are_asked_again() {
+        let (relative, runtime) =
+            (guard("before"), tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+        let absolute = QueryGuard { baselines: Vec::new(), ..relative.clone() };
+        let baselines = Baselines::new(&[absolute, relative.clone()]);
+        assert_eq!(baselines.read(), [Known::Values(Vec::new()), Known::Pending]);
+        let found = |reply: Reply| {
+            let server = Scripted::start(&[("replay_run_active", Reply::Empty), ("rate(x_total", reply)]);
+            let known = Baselines::new(std::slice::from_ref(&relative));
+            let search = find(context(&server), known.clone(), 0, relative.clone());
+            let ended = runtime
+                .block_on(async { tokio::time::timeout(Duration::from_millis(700), search).await.is_ok() });
+            (ended, known.read().remove(0), server.queries().len())
+        };
+        assert_eq!(found(Reply::Range(vec![4.0; 80])), (true, Known::Values(vec![4.0]), 2));
+        assert_eq!(found(Reply::Empty), (true, Known::Missing, 2));
+        let (ended, known, asked) = found(Reply::Status(500));
+        assert!(!ended && known == Known::Pending && (2..=4).contains(&asked), "each 200 ms: {asked}");
+    }
 }

@@ -86,3 +86,54 @@ where
     let body = body.map_err(|_| NoData::BadJson)?.to_bytes();
     Ok(Got { status, body })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scripted::{Reply, Scripted};
+    use super::*;
+
+    fn got(url: &str) -> Result<Got, NoData> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(get(url, None, None))
+    }
+
+    #[test]
+    fn urls_are_split_into_origin_and_path() {
+        let table = [
+            ("http://a", Some((false, "a", 80, "/"))),
+            ("https://a/b?c=d", Some((true, "a", 443, "/b?c=d"))),
+            ("http://a:81?c", Some((false, "a", 81, "?c"))),
+            ("http://[::1]:82/x", Some((false, "[::1]", 82, "/x"))),
+            ("a/b", None),
+            ("ftp://a", None),
+        ];
+        for (url, want) in table {
+            let found = parts(url);
+            let plain =
+                found.as_ref().map(|((tls, host, port), path)| (*tls, host.as_str(), *port, path.as_str()));
+            assert_eq!(plain, want, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_status_and_whole_body_or_none() {
+        let server = Scripted::start(&[
+            ("/ok", Reply::Body("hello".into())),
+            ("/no", Reply::Status(500)),
+            ("/large", Reply::Body("x".repeat(WATCH_BODY_BYTES_MAX + 1))),
+            ("/most", Reply::Body("x".repeat(WATCH_BODY_BYTES_MAX))),
+        ]);
+        let seen = |path: &str| got(&format!("{}{path}", server.url)).map(|g| (g.status, g.body.len()));
+        assert_eq!(seen("/ok"), Ok((200, 5)));
+        assert_eq!(seen("/no"), Ok((500, 2)));
+        assert_eq!(seen("/most"), Ok((200, WATCH_BODY_BYTES_MAX)));
+        assert_eq!(seen("/large"), Err(NoData::BadJson));
+        assert_eq!(got("http://127.0.0.1:1/").map(|g| g.status), Err(NoData::Unreachable));
+        assert_eq!(
+            got(&server.url.replace("http:", "https:")).map(|g| g.status),
+            Err(NoData::Unreachable),
+            "no TLS given"
+        );
+        assert_eq!(got("nonsense").map(|g| g.status), Err(NoData::Unreachable));
+    }
+}

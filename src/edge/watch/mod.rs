@@ -10,3 +10,5 @@ pub mod observe;
 pub mod poll;
 pub mod prometheus;
 pub mod relay;
+#[cfg(test)]
+pub(crate) mod scripted;

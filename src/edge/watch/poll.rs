@@ -343,3 +343,7 @@ fn rate(last: Option<Scraped>, this: Scraped) -> Answer {
         Answer::number(growth / base)
     }
 }
+
+#[cfg(test)]
+#[path = "poll_tests.rs"]
+mod tests;
