@@ -116,6 +116,9 @@ pub const SESSION_KEPT: Duration = LOG_SESSION_IDLE;
 /// Sessions of one worker kept for their TLS tickets alone (a few KiB each).
 pub const TICKETS_KEPT_MAX: usize = 5_000;
 
+/// Window of an HTTP/2 stream and connection that we offer: what browsers offer within a factor of two.
+pub const HTTP2_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
 /// Largest request body that is made up: larger ones are uploads, which nobody should make up.
 pub const REQUEST_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

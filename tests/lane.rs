@@ -300,7 +300,7 @@ fn send_waiting(raw: &Raw, n: usize, every: Duration, timeout: Duration, blocked
     local.block_on(&runtime, async {
         // The bucket begins empty.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let lane = Lane::start(Rc::clone(&context), Rc::default());
+        let lane = Lane::start(Rc::clone(&context), Rc::default(), false);
         for _ in 0..n {
             let planned = PlannedRequest {
                 shape: Arc::clone(&shape),

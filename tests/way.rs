@@ -4,13 +4,22 @@
 
 mod support;
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use replay::edge::clock::Clock;
 use replay::edge::send::dns::Resolver;
@@ -20,7 +29,7 @@ use replay::trace::event::{
 };
 use replay::trace::ledger::Ledger;
 use replay::trace::meta::TraceMeta;
-use replay::trace::shape::{Credentials, RequestShape, Scheme};
+use replay::trace::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use replay::trace::writer::TraceWriter;
 use replay::units::{TraceTime, WallTime};
 use replay::wire::head::Version;
@@ -341,4 +350,250 @@ fn files_that_cannot_be_used_are_named_before_anything_starts() {
         assert!(r.is_null(), "{name}: nothing was begun");
     }
     assert_eq!(tls.seen(), Vec::<[String; 4]>::new());
+}
+
+/// A body in frames.
+struct Frames(VecDeque<Frame<Bytes>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
+
+/// A backend on HTTP/1.1 and HTTP/2 that answers after 300 ms, as gRPC where it is asked so.
+struct Backend {
+    port: u16,
+    /// Version, target, authority, mark and body length of each request.
+    seen: Arc<Mutex<Vec<String>>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+async fn slow(request: Request<Incoming>, seen: Arc<Mutex<Vec<String>>>) -> hyper::Result<Response<Frames>> {
+    let marked = request.headers().contains_key("x-replay-run");
+    let uri = request.uri().clone();
+    let line = format!("{:?} {} {}", request.version(), request.method(), uri.path());
+    let length = request.into_body().collect().await?.to_bytes().len();
+    seen.lock().unwrap().push(format!("{line} {marked} {length}"));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut frames = VecDeque::from([Frame::data(Bytes::from_static(b"body"))]);
+    let mut response = Response::builder();
+    if let Some(status) = uri.path().strip_prefix("/grpc/") {
+        response = response.header("content-type", "application/grpc+proto");
+        if status != "none" {
+            let name = hyper::header::HeaderName::from_static("grpc-status");
+            frames.push_back(Frame::trailers([(name, status.parse().unwrap())].into_iter().collect()));
+        }
+    }
+    Ok(response.body(Frames(frames)).unwrap())
+}
+
+impl Backend {
+    fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let (port, seen) = (listener.local_addr().unwrap().port(), Arc::new(Mutex::new(Vec::new())));
+        let shared = Arc::clone(&seen);
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let seen = Arc::clone(&shared);
+                let service = service_fn(move |r| slow(r, Arc::clone(&seen)));
+                tokio::spawn(async move {
+                    // HTTP/2 by its preface, as servers without TLS know it.
+                    let mut begin = [0; 3];
+                    let two = matches!(stream.peek(&mut begin).await, Ok(3)) && begin == *b"PRI";
+                    let io = TokioIo::new(stream);
+                    if two {
+                        let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                        drop(http.serve_connection(io, service).await);
+                    } else {
+                        drop(hyper::server::conn::http1::Builder::new().serve_connection(io, service).await);
+                    }
+                });
+            }
+        });
+        Self { port, seen, _runtime: runtime }
+    }
+}
+
+/// Five sessions of HTTP/2 and five of HTTP/1.1, one connection each; on the first six requests at once, on the others
+/// one request. `targets` are those of the six.
+fn both_protocols(dir: &Path, targets: [&str; 6]) -> String {
+    let meta = TraceMeta {
+        started_at: WallTime(1_700_000_000_000_000_000),
+        sources: Vec::new(),
+        redaction: String::new(),
+        resolution_ns: 1,
+        spread_seed: None,
+        made_by: "way".to_owned(),
+    };
+    let path = dir.join("both.trace");
+    let mut writer = TraceWriter::new(fs::File::create(&path).unwrap(), &meta).unwrap();
+    let shape = |version: Version, target: &str| {
+        Arc::new(RequestShape {
+            method: b"GET".to_vec(),
+            scheme: Scheme::Https,
+            authority: None,
+            target: target.into(),
+            version,
+            headers: vec![Header {
+                name: b"Connection".to_vec(),
+                value: HeaderValue::Kept(b"keep-alive".to_vec()),
+            }],
+            credentials: Credentials::default(),
+            target_redacted: false,
+        })
+    };
+    let mut events = Vec::new();
+    for n in 0..10 {
+        let session = SessionRef { key: n * 91 + 3, ordinal: n };
+        let at = |ms: u64| TraceTime((n * 70 + ms) * 1_000_000);
+        let event = ConnectionEvent { arrival: Provenance::Recorded };
+        let mut push = |ms, kind| events.push(TraceEvent { at: at(ms), session, connection: 0, kind });
+        push(3_000, EventKind::Open(event));
+        let requests: Vec<_> = if n % 2 == 0 {
+            targets.iter().map(|t| shape(Version::Http2, t)).collect()
+        } else {
+            vec![shape(Version::Http11, "/one")]
+        };
+        for shape in requests {
+            let facts = RequestFacts {
+                shape,
+                arrival: Provenance::Recorded,
+                connection: Provenance::Recorded,
+                body_len: Fact::recorded(0),
+                status: Fact::recorded(200),
+                response_len: Fact::absent(),
+                duration_ns: Fact::absent(),
+            };
+            push(3_300, EventKind::Request(facts));
+        }
+        push(7_000, EventKind::Close(event));
+    }
+    events.sort_by_key(|e| e.at);
+    events.iter().for_each(|e| writer.push(e).unwrap());
+    writer.finish(&Ledger::default()).unwrap();
+    path.display().to_string()
+}
+
+/// HAProxy with TLS in front of a backend; `alpn` is what it offers.
+fn edge(dir: &Path, backend: u16, alpn: &str) -> Option<(Process, u16)> {
+    let (program, port, d) = (tool("haproxy")?, free_port(), dir.display());
+    let conf = format!(
+        "global\n  maxconn 2000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\n\
+         frontend f\n  bind 127.0.0.1:{port} ssl crt {d}/server.pem alpn {alpn}\n  default_backend b\nbackend b\n  server s 127.0.0.1:{backend}\n"
+    );
+    let path = dir.join("edge.cfg");
+    fs::write(&path, conf).unwrap();
+    let process =
+        Process::start(&program, &["-f", &path.display().to_string(), "-db"], &dir.join("edge.log"));
+    wait_for_port(port);
+    Some((process, port))
+}
+
+fn replay_both(dir: &Path, url: &str, words: &str, targets: [&str; 6]) -> serde_json::Value {
+    let (trace, out, policy) = (both_protocols(dir, targets), dir.join("both"), dir.join("both.toml"));
+    let port = url.rsplit(':').next().unwrap();
+    let text = format!(
+        "version = 1\nname = \"way\"\n[target]\nallow = [\"127.0.0.0/8\", \"localhost:{port}\"]\n{words}\n[tls]\nca_file = \"{}/ca.pem\"\nserver_name = \"api.example.test\"\n",
+        dir.display()
+    );
+    fs::write(&policy, text).unwrap();
+    let (policy, out_text) = (policy.display().to_string(), out.display().to_string());
+    let args = [
+        "--trace",
+        &trace,
+        "--policy",
+        &policy,
+        "--target",
+        url,
+        "--lead-in",
+        "none",
+        "--out",
+        &out_text,
+        "--quiet",
+    ];
+    let done = replay(&args);
+    assert!([0, 4, 5].contains(&code(&done)), "{}", text_of(&done));
+    let r = report(&out);
+    assert_identities(&r);
+    r
+}
+
+#[test]
+fn sessions_of_http2_share_one_connection_where_the_server_offers_it() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let backend = Backend::start();
+    let Some((_edge, port)) = edge(dir.path(), backend.port, "h2,http/1.1") else { return };
+    let url = format!("https://localhost:{port}");
+    let r = replay_both(dir.path(), &url, "", ["/a"; 6]);
+    assert_eq!(r["counts"]["ok"].as_u64(), Some(35), "{}", r["counts"]);
+    assert_eq!(
+        (r["connections"]["opened"].as_u64(), r["connections"]["http2"].as_u64()),
+        (Some(10), Some(5))
+    );
+    // One after the other they would take 1.8 s.
+    let slowest = r["latency"]["response"]["max_ms"].as_f64().unwrap();
+    assert!((300.0..900.0).contains(&slowest), "{}", r["latency"]["response"]);
+    let seen = backend.seen.lock().unwrap();
+    assert!(seen.iter().all(|l| l.contains(" true 0")), "marked: {seen:?}");
+    assert_eq!(seen.iter().filter(|l| l.contains("GET /a ")).count(), 30);
+}
+
+#[test]
+fn a_server_without_http2_gets_http1_and_so_does_one_where_the_policy_says_never() {
+    for (alpn, words) in [("http/1.1", ""), ("h2,http/1.1", "http2 = \"never\"")] {
+        let dir = tempfile::tempdir().unwrap();
+        certificates(dir.path());
+        let backend = Backend::start();
+        let Some((_edge, port)) = edge(dir.path(), backend.port, alpn) else { return };
+        let words = format!("{words}\n[rate]\nsession_blocked_max = \"5s\"");
+        let r = replay_both(dir.path(), &format!("https://localhost:{port}"), &words, ["/a"; 6]);
+        assert_eq!(r["counts"]["ok"].as_u64(), Some(35), "{alpn}: {}", r["counts"]);
+        assert_eq!(r["connections"]["http2"].as_u64(), Some(0), "{alpn}");
+        let slowest = r["latency"]["response"]["max_ms"].as_f64().unwrap();
+        assert!(slowest > 1_500.0, "one after the other: {slowest}");
+    }
+}
+
+#[test]
+fn grpc_counts_by_its_own_status_also_without_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let backend = Backend::start();
+    let url = format!("http://127.0.0.1:{}", backend.port);
+    let targets = ["/grpc/0", "/grpc/0", "/grpc/13", "/grpc/none", "/plain", "/grpc/0"];
+    let r = replay_both(dir.path(), &url, "http2 = \"always\"", targets);
+    assert_eq!(r["connections"]["http2"].as_u64(), Some(10), "by prior knowledge");
+    assert_eq!(
+        r["counts"]["error"]["grpc"].as_u64(),
+        Some(10),
+        "status 13, and none at all: {}",
+        r["counts"]
+    );
+    assert_eq!(r["counts"]["ok"].as_u64(), Some(25), "{}", r["counts"]);
+    let seen = backend.seen.lock().unwrap();
+    assert!(seen.iter().all(|l| l.starts_with("HTTP/2.0 ")), "{seen:?}");
+}
+
+#[test]
+fn a_server_that_does_not_speak_http2_is_no_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let sink = Sink::ok();
+    let r = replay_both(dir.path(), &sink.url(), "http2 = \"always\"", ["/a"; 6]);
+    assert_eq!(r["counts"]["ok"].as_u64(), Some(0), "{}", r["counts"]);
+    assert_eq!(
+        sink.heads().iter().filter(|h| h.starts_with("GET")).count(),
+        0,
+        "nothing that it would take for HTTP/1"
+    );
 }

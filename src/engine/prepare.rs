@@ -324,6 +324,7 @@ fn plan_settings(asked: &Request, rewrite: Arc<Rewrite>) -> Result<PlanSettings,
         shard: asked.shard,
         screen,
         live: None,
+        http2: Arc::default(),
     })
 }
 

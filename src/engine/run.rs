@@ -320,6 +320,7 @@ fn start_workers<S>(
         tls: p.tls.clone(),
         server_name: p.policy.tls.server_name.clone(),
         resumption: p.policy.tls.resumption,
+        http2: p.policy.http2,
         marking: identity::marking(&p.policy, &p.target, &p.words.id, p.plan.seed, &p.plan.screen.rewrite),
         request_timeout: p.policy.rate.request_timeout,
         connect_timeout: p.policy.rate.connect_timeout,

@@ -68,6 +68,31 @@ fn limits_are_fixed_when_their_baseline_is_known_and_once() {
 }
 
 #[test]
+fn limits_go_to_their_own_guard_wherever_it_stands() {
+    let (first, second) = RELATIVE.split_at(RELATIVE.rfind("[[guard]]").unwrap());
+    let policy = policy(&format!("{second}{first}"));
+    let settings = govern(&policy, Rate::per_sec(100), LeadIn::Auto);
+    let offset = settings.guards.iter().position(|g| g.name == "a").unwrap();
+    let mut specs = settings.guards.clone();
+    let baselines = Baselines::new(&policy.guards);
+    let mut sight = Sight::new(&policy, baselines.clone(), Arc::default());
+    baselines.put(1, Known::Values(vec![2.0]));
+    let lines = sight.fix_limits(offset, &mut specs, at(2));
+    assert!(matches!(lines[..], [Line::Baseline { guard, .. }] if guard == offset + 1), "{lines:?}");
+    assert_eq!(specs[offset + 1].thresholds.back_off, Some(4.0));
+    let others = |all: &[GuardSpec]| {
+        all.iter().enumerate().filter(|(i, _)| *i != offset + 1).map(|(_, g)| g.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&specs), others(&settings.guards), "no other guard's");
+    let mut far = views(&specs, 0.5);
+    assert_eq!(sight.baseline(offset, &specs, &far), Baseline::Ready);
+    far[offset + 1] = views(&specs, 6.1)[offset + 1];
+    assert_eq!(sight.baseline(offset, &specs, &far), Baseline::Abnormal(offset + 1));
+    baselines.put(1, Known::Missing);
+    assert_eq!(sight.baseline(offset, &specs, &far), Baseline::Missing(offset + 1));
+}
+
+#[test]
 fn visibility_needs_a_past_and_becomes_an_amplification() {
     let policy = policy(&format!("{VISIBLE}organic = 'sum(rate(x_total{{replay=\"\"}}[10s]))'\n"));
     let index = |f: fn(&GuardQuery) -> bool| policy.guards.iter().position(|g| f(&g.query)).unwrap();

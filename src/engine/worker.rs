@@ -20,6 +20,7 @@ use crate::edge::send::book::Book;
 use crate::edge::send::connect::Connector;
 use crate::edge::send::dns::Resolver;
 use crate::edge::send::lane::{Lane, LaneContext};
+use crate::edge::send::mux::Alpn;
 use crate::govern::gate::ShedReason;
 use crate::govern::latch::StopCause;
 use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, TOO_LATE};
@@ -30,9 +31,11 @@ use crate::plan::prepared::Marking;
 use crate::plan::session::{AccountPool, Accounts};
 use crate::plan::thin::Thinner;
 use crate::plan::{Departure, DepartureKind, Instance};
+use crate::policy::Http2;
 use crate::policy::target::Target;
 use crate::policy::tls::Resumption;
 use crate::units::RunTime;
+use crate::wire::head::Version;
 
 /// Requests handed to lanes before the worker looks at its answers: about half of the tasks that the runtime polls
 /// between two turns of the worker, so that reading keeps up with sending.
@@ -59,6 +62,8 @@ pub struct WorkerSettings {
     pub server_name: Option<String>,
     /// TLS resumption.
     pub resumption: Resumption,
+    /// Which connections speak HTTP/2.
+    pub http2: Http2,
     /// Marking.
     pub marking: Marking,
     /// Longest time of one request.
@@ -102,7 +107,7 @@ pub fn run(
         resolver: Resolver::new(&settings.target, settings.connect_to.as_ref(), &settings.resolvers, clock),
         server_name: settings.server_name,
         resumption: settings.resumption,
-        tls: settings.tls.filter(|_| settings.target.https()),
+        tls: settings.tls.filter(|_| settings.target.https()).map(Alpn::of),
         timeout: settings.connect_timeout,
         target: settings.target,
         clock,
@@ -127,6 +132,7 @@ pub fn run(
         queue: VecDeque::new(),
         lanes: BTreeMap::new(),
         sessions: Sessions::default(),
+        http2: settings.http2,
         thinner: Thinner::default(),
         last_beat: RunTime::START,
         epoch: 0,
@@ -156,6 +162,7 @@ struct Worker {
     queue: VecDeque<Planned>,
     lanes: BTreeMap<(Instance, u16), Lane>,
     sessions: Sessions,
+    http2: Http2,
     thinner: Thinner,
     last_beat: RunTime,
     /// Number of the stage that the lanes belong to.
@@ -296,9 +303,9 @@ impl Worker {
         let phase = p.phase;
         let Departure { instance, connection, kind, .. } = p.departure;
         match kind {
-            DepartureKind::Open => {
+            DepartureKind::Open { http2 } => {
                 if self.thinner.keeps(instance, now, self.shared.share())
-                    && let Some(lane) = self.lane(instance, connection)
+                    && let Some(lane) = self.lane(instance, connection, http2)
                 {
                     lane.open(phase);
                 }
@@ -313,6 +320,7 @@ impl Worker {
                 }
             }
             DepartureKind::Request(planned) => {
+                let http2 = planned.shape.version == Version::Http2;
                 let due = self.context.book.due(p.due, phase, planned);
                 let latched = self.shared.gate.latch().is_set();
                 let late = now.since(p.due) > TOO_LATE;
@@ -326,7 +334,7 @@ impl Worker {
                 } else if !self.thinner.keeps(instance, now, self.shared.share()) {
                     due.shed(ShedReason::Thinned);
                 } else {
-                    match self.lane(instance, connection) {
+                    match self.lane(instance, connection, http2) {
                         Some(lane) => {
                             lane.request(due);
                             return true;
@@ -339,14 +347,15 @@ impl Worker {
         false
     }
 
-    fn lane(&mut self, instance: Instance, connection: u16) -> Option<&Lane> {
+    fn lane(&mut self, instance: Instance, connection: u16, recorded_http2: bool) -> Option<&Lane> {
         let key = (instance, connection);
         if !self.lanes.contains_key(&key) {
             if self.lanes.len() >= LANES_MAX {
                 return None;
             }
             let session = self.sessions.enter(instance);
-            self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session));
+            let http2 = self.http2.tries(recorded_http2, self.context.marking.https);
+            self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session, http2));
         }
         self.lanes.get(&key)
     }

@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Protocol,
     /// The answer is larger than the limit.
     TooLarge,
+    /// gRPC: answered, with another status than 0 or with none.
+    Grpc,
     /// Anything else.
     Other,
 }
@@ -39,6 +41,7 @@ impl ErrorKind {
             Self::Reset => "reset",
             Self::Protocol => "protocol",
             Self::TooLarge => "too_large",
+            Self::Grpc => "grpc",
             Self::Other => "other",
         }
     }

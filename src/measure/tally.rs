@@ -148,6 +148,8 @@ pub struct ConnectTimes {
     pub tls: Option<Duration>,
     /// It took up an earlier TLS session.
     pub resumed: bool,
+    /// It speaks HTTP/2.
+    pub http2: bool,
 }
 
 /// Tally of one route.
@@ -178,6 +180,8 @@ pub struct Tally {
     pub routes: BTreeMap<u16, RouteTally>,
     /// Connections opened.
     pub connections: u64,
+    /// Those that speak HTTP/2.
+    pub http2: u64,
     /// Those that took up an earlier TLS session.
     pub tls_resumed: u64,
     /// Connections that could not be opened.
@@ -233,6 +237,7 @@ impl Tally {
     pub fn connected(&mut self, times: ConnectTimes) {
         self.connections += 1;
         self.tls_resumed += u64::from(times.resumed);
+        self.http2 += u64::from(times.http2);
         let rows = [
             (times.dns, &mut self.latency.dns),
             (times.connect, &mut self.latency.connect),
@@ -335,6 +340,7 @@ impl Tally {
         }
         self.connections += o.connections;
         self.tls_resumed += o.tls_resumed;
+        self.http2 += o.http2;
         self.connect_failures += o.connect_failures;
         o.connect_errors.iter().for_each(|(w, n)| *self.connect_errors.entry(w.clone()).or_default() += n);
         self.reopened += o.reopened;

@@ -10,6 +10,7 @@ use super::screen::Screen;
 use super::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
 use crate::limits::PLAN_SECONDS_MAX;
 use crate::units::{NANOS_PER_SEC, Rate};
+use crate::wire::head::Version;
 
 /// Slots per second in which the peak is looked for.
 const SLOTS: usize = 10;
@@ -63,15 +64,15 @@ pub fn duration_ns(source: &mut impl EventSource, from_ns: u64, to_ns: u64) -> a
 /// Connections with at least one request that may be sent.
 type Live = BTreeSet<(u64, u16)>;
 
-/// Length and live connections of the chosen part of a trace.
+/// Length, live connections and those of HTTP/2 of the chosen part of a trace.
 fn survey(
     source: &mut impl EventSource,
     screen: Option<&Screen>,
     from_ns: u64,
     to_ns: u64,
-) -> anyhow::Result<(u64, Live)> {
+) -> anyhow::Result<(u64, Live, Live)> {
     source.rewind()?;
-    let (mut last, mut live) = (from_ns, Live::new());
+    let (mut last, mut live, mut http2) = (from_ns, Live::new(), Live::new());
     let (mut alike, mut routes) = (Alike::default(), RouteNames::default());
     while let Some(event) = source.next_event()? {
         if event.at.0 >= to_ns {
@@ -82,10 +83,13 @@ fn survey(
             event.request().is_some_and(|r| screen.is_some_and(|s| alike.planned(s, &mut routes, r).is_ok()));
         if sent && event.at.0 >= from_ns {
             live.insert((event.session.key, event.connection));
+            if event.request().is_some_and(|r| r.shape.version == Version::Http2) {
+                http2.insert((event.session.key, event.connection));
+            }
         }
     }
     source.rewind()?;
-    Ok(((last - from_ns).max(1), live))
+    Ok(((last - from_ns).max(1), live, http2))
 }
 
 /// Runs the whole plan through. Gives the source back, at its start. `each` is called with every
@@ -98,8 +102,10 @@ pub fn forecast<S: EventSource>(
     settings: &mut PlanSettings,
     mut each: impl FnMut(u64),
 ) -> anyhow::Result<(Forecast, u64, S)> {
-    let (duration, live) = survey(&mut source, Some(&settings.screen), settings.from_ns, settings.to_ns)?;
+    let (duration, live, http2) =
+        survey(&mut source, Some(&settings.screen), settings.from_ns, settings.to_ns)?;
     settings.live = Some(Arc::new(live));
+    settings.http2 = Arc::new(http2);
     let mut stream = PlanStream::new(source, settings.clone(), duration);
     let mut f = Forecast::default();
     let mut slots: std::collections::VecDeque<(u64, u64)> = std::collections::VecDeque::new();
@@ -118,7 +124,7 @@ pub fn forecast<S: EventSource>(
             DepartureKind::Close => {
                 open_now.remove(&(d.instance, d.connection));
             }
-            DepartureKind::Open => {}
+            DepartureKind::Open { .. } => {}
             DepartureKind::Request(request) => {
                 // A connection counts from its first request: those without any are not opened.
                 if open_now.insert((d.instance, d.connection), ()).is_none() {

@@ -121,7 +121,8 @@ impl<'a> Builder<'a> {
             None => self.plain.extend_from_slice(&self.shape.target),
         }
         self.plain.extend_from_slice(b" HTTP/");
-        self.plain.extend_from_slice(self.shape.version.text().as_bytes());
+        let version = if self.shape.version == Version::Http10 { Version::Http10 } else { Version::Http11 };
+        self.plain.extend_from_slice(version.text().as_bytes());
         self.plain.extend_from_slice(b"\r\n");
     }
 

@@ -130,7 +130,10 @@ impl CapCounter {
 #[derive(Debug, Clone)]
 pub enum DepartureKind {
     /// Open a connection.
-    Open,
+    Open {
+        /// Its requests were recorded as HTTP/2.
+        http2: bool,
+    },
     /// Send a request.
     Request(Arc<PlannedRequest>),
     /// Close a connection.

@@ -53,6 +53,8 @@ pub struct PlanSettings {
     /// Connections that carry at least one request to be sent; `None` keeps all. The forecast fills it in,
     /// so that no connection is opened for nothing.
     pub live: Option<Arc<BTreeSet<(u64, u16)>>>,
+    /// Connections whose requests were recorded as HTTP/2. The forecast fills it in.
+    pub http2: Arc<BTreeSet<(u64, u16)>>,
 }
 
 impl PlanSettings {
@@ -262,7 +264,9 @@ impl<S: EventSource> PlanStream<S> {
         let clones = self.settings.clones(key);
         let kind = match &event.kind {
             EventKind::Open(_) | EventKind::Close(_) if !self.settings.is_live(event) => return,
-            EventKind::Open(_) => DepartureKind::Open,
+            EventKind::Open(_) => {
+                DepartureKind::Open { http2: self.settings.http2.contains(&(key, event.connection)) }
+            }
             EventKind::Close(_) => DepartureKind::Close,
             EventKind::Request(r) => {
                 self.counts.scaled += clones;

@@ -77,6 +77,7 @@ pub(crate) fn settings() -> PlanSettings {
             rewrite: Arc::default(),
         },
         live: None,
+        http2: Arc::default(),
     }
 }
 
@@ -264,6 +265,6 @@ fn opens_and_closes_follow_their_session() {
         let kinds: Vec<_> =
             out.iter().filter(|d| d.instance == instance).map(|d| std::mem::discriminant(&d.kind)).collect();
         assert_eq!(kinds.len(), 3);
-        assert_eq!(kinds[0], std::mem::discriminant(&DepartureKind::Open));
+        assert_eq!(kinds[0], std::mem::discriminant(&DepartureKind::Open { http2: false }));
     }
 }

@@ -10,8 +10,8 @@ use toml::de::{DeTable, DeValue};
 use super::file::{NOT_ENFORCED, PolicyFile, Word};
 use super::target::AllowList;
 use super::{
-    Finding, GovernorWords, Policy, Prometheus, RateLimits, Refused, Severity, check_run, guards, lint,
-    target,
+    Finding, GovernorWords, Http2, Policy, Prometheus, RateLimits, Refused, Severity, check_run, guards,
+    lint, target,
 };
 use crate::govern::local_rules::LocalMetric;
 use crate::limits::{
@@ -155,6 +155,7 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
     let hosts = host_set(file);
     let methods = methods(r, file);
     let routes = routes(r, file);
+    let http2 = http2(r, file);
     let resolvers = resolvers(r, file);
     let tls = super::tls::tls(r, file);
     let rewrite = super::rewrite::rewrite(r, file);
@@ -189,6 +190,7 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
         hosts,
         methods: methods?,
         routes: routes?,
+        http2: http2?,
         resolvers: resolvers?,
         tls: tls?,
         rewrite: rewrite?,
@@ -226,6 +228,20 @@ fn allow_list(r: &mut Reader<'_>, file: &PolicyFile) -> Option<AllowList> {
         }
     }
     fine.then(|| AllowList::parse(file.target.allow.iter().map(|w| w.get_ref().as_str())).ok())?
+}
+
+fn http2(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Http2> {
+    let Some(word) = &file.target.http2 else { return Some(Http2::default()) };
+    match word.get_ref().as_str() {
+        "as_recorded" => Some(Http2::AsRecorded),
+        "never" => Some(Http2::Never),
+        "always" => Some(Http2::Always),
+        other => {
+            let why = format!("{other:?} is none of \"as_recorded\", \"never\", \"always\"");
+            r.error("", Some(word.span().start), "target.http2", why);
+            None
+        }
+    }
 }
 
 fn resolvers(r: &mut Reader<'_>, file: &PolicyFile) -> Option<Vec<core::net::SocketAddr>> {

@@ -330,3 +330,24 @@ fn limits_below_fall_to_a_part_of_the_baseline() {
     assert_eq!(loosest(&below("baseline = \"before\", ratio = 0.5")), Some(1.0));
     assert_eq!(loosest(&relative("baseline = \"before\", ratio = 2.0, floor = 1, cap = 2")), Some(2.0));
 }
+
+#[test]
+fn the_way_to_the_target_is_read_or_refused() {
+    let of = |words: &str| policy(&format!("{LOOPBACK}\n{words}"), "");
+    let some = of("resolvers = [\"10.0.0.53:53\", \"[::1]:5353\"]").unwrap().resolvers;
+    assert_eq!(some.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.53:53", "[::1]:5353"]);
+    assert!(of("resolvers = [\"10.0.0.53\"]").unwrap_err().contains("line 5: target.resolvers"));
+    assert!(of("http2 = \"h2\"").unwrap_err().contains("line 5: target.http2"));
+    use super::Http2;
+    for (word, want) in
+        [("as_recorded", Http2::AsRecorded), ("never", Http2::Never), ("always", Http2::Always)]
+    {
+        assert_eq!(of(&format!("http2 = \"{word}\"")).unwrap().http2, want);
+    }
+    assert_eq!(of("").unwrap().http2, Http2::AsRecorded);
+    let tries = |h: Http2| {
+        [(false, false), (false, true), (true, false), (true, true)].map(|(r, tls)| h.tries(r, tls))
+    };
+    assert_eq!(tries(Http2::AsRecorded), [false, false, false, true], "recorded, and over TLS");
+    assert_eq!((tries(Http2::Never), tries(Http2::Always)), ([false; 4], [true; 4]));
+}

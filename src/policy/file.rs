@@ -73,6 +73,8 @@ pub struct TargetTable {
     pub allow: Vec<Word>,
     /// Recorded hosts that stand for the target; `"*"` is every host.
     pub hosts: Option<Vec<String>>,
+    /// `as_recorded`, `never` or `always`.
+    pub http2: Option<Word>,
     /// Name servers asked instead of the machine's own, such as `10.0.0.53:53`.
     #[serde(default)]
     pub resolvers: Vec<Word>,

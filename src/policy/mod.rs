@@ -173,6 +173,30 @@ pub struct Prometheus {
     pub token_file: Option<String>,
 }
 
+/// Which connections speak HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Http2 {
+    /// Those recorded as HTTP/2, over TLS, where the server offers it.
+    #[default]
+    AsRecorded,
+    /// None.
+    Never,
+    /// All: over TLS where the server offers it, without TLS by prior knowledge (RFC 9113, section 3.3).
+    Always,
+}
+
+impl Http2 {
+    /// Whether a connection tries it.
+    #[must_use]
+    pub fn tries(self, recorded: bool, https: bool) -> bool {
+        match self {
+            Self::AsRecorded => recorded && https,
+            Self::Never => false,
+            Self::Always => true,
+        }
+    }
+}
+
 /// Users and ours together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoldTotal {
@@ -268,6 +292,8 @@ pub struct Policy {
     pub methods: BTreeSet<Vec<u8>>,
     /// Routes that may be sent.
     pub routes: Routes,
+    /// Which connections speak HTTP/2.
+    pub http2: Http2,
     /// Name servers asked instead of the machine's own.
     pub resolvers: Vec<core::net::SocketAddr>,
     /// Certificates and handshakes.

@@ -42,6 +42,11 @@ const TARGET: Keys = &[
     ("url", Text, "URL of the load balancer, without path"),
     ("allow", Texts, "host:port and networks that a run may hit"),
     ("hosts", Texts, "recorded hosts that stand for the target; \"*\" is every host"),
+    (
+        "http2",
+        Text,
+        "\"as_recorded\" (where the server offers it over TLS), \"never\" or \"always\" (also without TLS)",
+    ),
     ("resolvers", Texts, "name servers asked instead of the machine's own, such as 10.0.0.53:53"),
 ];
 const TLS: Keys = &[

@@ -174,6 +174,8 @@ pub struct RouteJson {
 pub struct ConnectionsJson {
     /// Opened.
     pub opened: u64,
+    /// Opened and speaking HTTP/2.
+    pub http2: u64,
     /// Opened with an earlier TLS session taken up (a short handshake).
     pub tls_resumed: u64,
     /// Opened again because the target had closed them.
@@ -385,6 +387,7 @@ pub fn report(f: &Facts<'_>) -> Report {
         status: main.status.iter().map(|(s, n)| (s.to_string(), *n)).collect(),
         connections: ConnectionsJson {
             opened: all.connections,
+            http2: all.http2,
             tls_resumed: all.tls_resumed,
             reopened: all.reopened,
             failed: all.connect_failures,

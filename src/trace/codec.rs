@@ -82,7 +82,7 @@ pub(super) struct ShapeRecord {
     pub https: bool,
     pub authority: Option<u32>,
     pub target: u32,
-    pub http10: bool,
+    pub version: u8,
     pub headers: Vec<HeaderRecord>,
     pub credentials: u8,
     pub target_redacted: bool,

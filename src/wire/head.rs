@@ -9,15 +9,18 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
+    /// HTTP/2: seen in logs; the request is kept in the form of HTTP/1.
+    Http2,
 }
 
 impl Version {
-    /// `1.0` or `1.1`.
+    /// `1.0`, `1.1` or `2`.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
             Self::Http10 => "1.0",
             Self::Http11 => "1.1",
+            Self::Http2 => "2",
         }
     }
 }

@@ -189,8 +189,9 @@ fn split_request(request: &[u8]) -> Result<(Vec<u8>, Vec<u8>, Version), LineErro
     let (target, version) = (&rest[..space], &rest[space + 1..]);
     let version = match version {
         b"HTTP/1.0" => Version::Http10,
-        // HTTP/2 and 3 are kept as requests; they will be sent over HTTP/1.1 by this version.
-        b"HTTP/1.1" | b"HTTP/2.0" | b"HTTP/2" | b"HTTP/3.0" | b"HTTP/3" => Version::Http11,
+        b"HTTP/1.1" => Version::Http11,
+        // HTTP/3 is sent as HTTP/2: also one connection for a session's requests at once.
+        b"HTTP/2.0" | b"HTTP/2" | b"HTTP/3.0" | b"HTTP/3" => Version::Http2,
         _ => return Err(LineError::Request),
     };
     let clean = !target.is_empty() && target.iter().all(|b| *b > b' ' && *b != 0x7f);

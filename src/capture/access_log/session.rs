@@ -1,8 +1,8 @@
 //! Sessions and connections that a log does not show, by rule.
 //!
 //! A session is one client address with one user agent until it is idle for five minutes. Within it up to
-//! six connections: a request takes the first that is free at its start, as browsers do. The address is
-//! used as a key while capturing and never leaves.
+//! six connections: a request takes the first that is free at its start, as browsers do; over HTTP/2 all share
+//! one. The address is used as a key while capturing and never leaves.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,7 @@ use crate::capture::RawEvent;
 use crate::limits::{LOG_BUSY_ASSUMED, LOG_CONNECTIONS_MAX, LOG_SESSION_IDLE, LOG_SESSIONS_MAX};
 use crate::trace::{ConnectionEvent, EventKind, Provenance};
 use crate::units::WallTime;
+use crate::wire::head::Version;
 
 /// Where a request belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +30,13 @@ struct Session {
     busy_until: Vec<u64>,
 }
 
+/// Client address, user agent, and whether it speaks HTTP/2.
+type Key = (Vec<u8>, Option<Vec<u8>>, bool);
+
 /// The sessions under way.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    open: BTreeMap<(Vec<u8>, Option<Vec<u8>>), Session>,
+    open: BTreeMap<Key, Session>,
     next: u64,
 }
 
@@ -51,7 +55,8 @@ fn close(session: &Session, out: &mut Vec<RawEvent>) {
 impl Sessions {
     /// Finds the session and connection of a request that begins at `at`; opens what is needed.
     pub fn place(&mut self, at: WallTime, line: &LogLine, out: &mut Vec<RawEvent>) -> Place {
-        let key = (line.client.clone(), line.user_agent.clone());
+        let shared = line.version == Version::Http2;
+        let key = (line.client.clone(), line.user_agent.clone(), shared);
         let idle = LOG_SESSION_IDLE.as_nanos() as u64;
         let old = self.open.get(&key).is_some_and(|s| at.0.saturating_sub(s.last) > idle);
         if old && let Some(session) = self.open.remove(&key) {
@@ -68,7 +73,8 @@ impl Sessions {
         session.last = session.last.max(at.0);
         let until = at.0 + line.duration_ns.unwrap_or(LOG_BUSY_ASSUMED.as_nanos() as u64);
         let number = session.number;
-        let connection = session.take_connection(at.0, until, |connection| {
+        let most = if shared { 1 } else { LOG_CONNECTIONS_MAX };
+        let connection = session.take_connection(most, at.0, until, |connection| {
             out.push(RawEvent { at, owner: number, connection, kind: EventKind::Open(INFERRED) });
         });
         Place { session: number, connection }
@@ -83,11 +89,11 @@ impl Sessions {
 }
 
 impl Session {
-    fn take_connection(&mut self, at: u64, until: u64, opened: impl FnOnce(u16)) -> u16 {
+    fn take_connection(&mut self, most: u16, at: u64, until: u64, opened: impl FnOnce(u16)) -> u16 {
         let free = self.busy_until.iter().position(|busy| *busy <= at);
         let index = match free {
             Some(i) => i,
-            None if self.busy_until.len() < usize::from(LOG_CONNECTIONS_MAX) => {
+            None if self.busy_until.len() < usize::from(most) => {
                 self.busy_until.push(0);
                 opened(self.busy_until.len() as u16 - 1);
                 self.busy_until.len() - 1
@@ -129,6 +135,16 @@ mod tests {
         }
         let opens = out.iter().filter(|e| matches!(e.kind, EventKind::Open(_))).count();
         assert_eq!(opens, 4);
+        let h2 =
+            parse(b"1.1.1.1 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/2.0\" 200 5 \"-\" \"ua\" 0.500")
+                .unwrap();
+        for _ in 0..3 {
+            assert_eq!(
+                s.place(at(700_001), &h2, &mut out),
+                Place { session: 4, connection: 0 },
+                "one for all"
+            );
+        }
         for _ in 0..10 {
             assert!(s.place(at(700_001), &line("1.1.1.1"), &mut out).connection < LOG_CONNECTIONS_MAX);
         }

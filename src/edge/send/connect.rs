@@ -2,12 +2,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -15,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::dns::Resolver;
+use super::mux::Alpn;
 use super::session::SessionData;
 use crate::edge::clock::Clock;
 use crate::govern::gate::ConnectPermit;
@@ -40,7 +39,7 @@ pub struct Connector {
     /// Where.
     pub resolver: Resolver,
     /// TLS, for https targets.
-    pub tls: Option<Arc<ClientConfig>>,
+    pub tls: Option<Alpn>,
     /// Name in the handshake; else the target's host.
     pub server_name: Option<String>,
     /// Resumption.
@@ -61,9 +60,10 @@ impl Connector {
         permit: ConnectPermit,
         latch: &Latch,
         session: &SessionData,
+        http2: bool,
     ) -> anyhow::Result<(Stream, ConnectTimes)> {
         drop(permit);
-        tokio::time::timeout(self.timeout, self.open_inner(latch, session))
+        tokio::time::timeout(self.timeout, self.open_inner(latch, session, http2))
             .await
             .map_err(|_| anyhow::anyhow!("connecting took longer than connect_timeout"))?
     }
@@ -72,6 +72,7 @@ impl Connector {
         &self,
         latch: &Latch,
         session: &SessionData,
+        http2: bool,
     ) -> anyhow::Result<(Stream, ConnectTimes)> {
         let (addr, dns) = self.resolver.next(&self.target).await?;
         // Resolving may have taken a while.
@@ -83,18 +84,20 @@ impl Connector {
         tcp.set_nodelay(true)?;
         let connect = Some(self.clock.now().since(start));
         let Some(config) = &self.tls else {
-            return Ok((Stream::Plain(tcp), ConnectTimes { dns, connect, tls: None, resumed: false }));
+            return Ok((Stream::Plain(tcp), ConnectTimes { dns, connect, tls: None, resumed: false, http2 }));
         };
         let start = self.clock.now();
         // The policy's name, wherever --connect-to or DNS led us.
         let name = self.server_name.as_deref().unwrap_or(self.target.host());
         let name = ServerName::try_from(name.to_owned())?;
-        let tls = TlsConnector::from(session.tls(config, self.resumption))
+        let tls = TlsConnector::from(session.tls(config, http2, self.resumption))
             .connect(name, tcp)
             .await
             .context("the TLS handshake failed")?;
         let resumed = tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
-        let times = ConnectTimes { dns, connect, tls: Some(self.clock.now().since(start)), resumed };
+        // Only where the server took it up.
+        let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let times = ConnectTimes { dns, connect, tls: Some(self.clock.now().since(start)), resumed, http2 };
         Ok((Stream::Tls(Box::new(tls)), times))
     }
 }

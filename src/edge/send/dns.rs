@@ -119,6 +119,11 @@ impl Resolver {
         if let Ok(literal) = self.host.parse::<IpAddr>() {
             return Ok((vec![literal], DNS_LIFE_MAX));
         }
+        // This machine's own word for itself: what it says, not what RFC 6761 would make of it (both families).
+        if self.host.eq_ignore_ascii_case("localhost") {
+            let found = tokio::net::lookup_host((self.host.as_str(), self.port)).await?;
+            return Ok((found.map(|a| a.ip()).collect(), DNS_LIFE_MAX));
+        }
         let resolver = match asking {
             Some(resolver) => resolver,
             None => asking.insert(hickory(&self.servers)?),

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -20,12 +20,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::book::{Book, Due};
 use super::connect::{Connector, Stream};
+use super::mux::{self, Mux};
 use super::session::Session;
 use crate::edge::clock::{Clock, wall};
-use crate::govern::gate::{Gate, ShedReason};
+use crate::govern::gate::{ConnectPermit, Gate, ShedReason};
 use crate::govern::latch::StopCause;
 use crate::limits::{LANE_QUEUE_MAX, RESPONSE_BYTES_MAX};
 use crate::measure::outcome::{Ending, ErrorKind, RunPhase};
+use crate::measure::tally::ConnectTimes;
 use crate::plan::body::Filler;
 use crate::plan::cookies::Now;
 use crate::plan::prepared::{Body, Marking, Prepared, written_path};
@@ -88,6 +90,8 @@ pub struct Lane(Rc<Held>);
 pub struct Held {
     context: Rc<LaneContext>,
     session: Session,
+    /// It tries HTTP/2.
+    http2: bool,
     state: RefCell<State>,
     /// The lane's task, asleep.
     task: RefCell<Option<Waker>>,
@@ -96,6 +100,8 @@ pub struct Held {
 #[derive(Debug, Default)]
 struct State {
     connection: Option<Stream>,
+    /// The connection, where it speaks HTTP/2.
+    mux: Option<Mux>,
     /// Somebody asked for a connection ahead of its first request.
     wanted: Option<RunPhase>,
     opened_before: bool,
@@ -115,6 +121,12 @@ struct State {
     body: Option<(Filler, u64)>,
 }
 
+/// A connection: for one request at a time, or for many.
+enum Link {
+    One(Stream),
+    Many(Mux),
+}
+
 /// What the lane's task must do.
 enum Turn {
     Connect(RunPhase),
@@ -124,8 +136,9 @@ enum Turn {
 impl Lane {
     /// Starts a lane; must be called inside a `LocalSet`.
     #[must_use]
-    pub fn start(context: Rc<LaneContext>, session: Session) -> Self {
-        let held = Rc::new(Held { context, session, state: RefCell::default(), task: RefCell::default() });
+    pub fn start(context: Rc<LaneContext>, session: Session, http2: bool) -> Self {
+        let held =
+            Rc::new(Held { context, session, http2, state: RefCell::default(), task: RefCell::default() });
         tokio::task::spawn_local(run(Rc::clone(&held)));
         Self(held)
     }
@@ -140,6 +153,10 @@ impl Lane {
     pub fn request(&self, due: Due) {
         let held = &self.0;
         let mut state = held.state.borrow_mut();
+        if state.waiting.is_empty() && state.mux.as_ref().is_some_and(Mux::has_room) {
+            held.send_mux(&mut state, due, true);
+            return;
+        }
         let idle = state.connection.is_some() && state.current.is_none() && state.waiting.is_empty();
         if idle {
             held.send(&mut state, due, true);
@@ -157,6 +174,13 @@ impl Lane {
     }
 }
 
+impl State {
+    /// Whether there is a connection that may take requests, now or later.
+    fn is_connected(&self) -> bool {
+        self.connection.is_some() || self.mux.as_ref().is_some_and(Mux::is_alive)
+    }
+}
+
 impl Drop for Lane {
     fn drop(&mut self) {
         self.0.state.borrow_mut().closing = true;
@@ -165,7 +189,39 @@ impl Drop for Lane {
 }
 
 impl Held {
-    fn wake(&self) {
+    /// What all lanes share.
+    pub(super) fn context(&self) -> Rc<LaneContext> {
+        Rc::clone(&self.context)
+    }
+
+    /// Hands one request to the connection that others share.
+    fn send_mux(self: &Rc<Self>, state: &mut State, mut due: Due, own_lag: bool) {
+        let c = &self.context;
+        let planned = Arc::clone(&due.planned);
+        let prepared = planned.prepared.get_or_init(|| Prepared::of(&planned, &c.marking));
+        let Some(prepared) = prepared else { return due.shed(ShedReason::Connecting) };
+        let number = c.number.replace(c.number.get() + 1);
+        if !self.fill(prepared, number, state) {
+            return due.shed(ShedReason::NoValue);
+        }
+        let path = written_path(&state.out).1.to_vec();
+        let request = mux::request(&state.out, c.marking.https, prepared);
+        let (Some(request), Some(mux)) = (request, &mut state.mux) else {
+            return due.shed(ShedReason::Connecting);
+        };
+        let now = c.clock.now();
+        match c.gate.permit(now).and_then(|permit| permit.spend(now)) {
+            Ok(slot) => {
+                // Its time-out is its own: the connection is others', too.
+                due.sent(now, slot, Weak::new(), own_lag);
+                mux.send(self, due, request, path);
+            }
+            Err(reason) if own_lag => due.shed(reason),
+            Err(reason) => due.shed_late(reason),
+        }
+    }
+
+    pub(super) fn wake(&self) {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
@@ -293,6 +349,14 @@ impl Held {
 
     /// Sends the next one that waits, if the connection is idle; sheds those that waited too long.
     fn next(self: &Rc<Self>, state: &mut State) {
+        while state.mux.as_ref().is_some_and(Mux::has_room) {
+            let Some(due) = state.waiting.pop_front() else { return };
+            if self.context.clock.now() > due.due.plus(self.context.session_blocked_max) {
+                due.shed(ShedReason::SessionBlocked);
+            } else {
+                self.send_mux(state, due, false);
+            }
+        }
         while state.connection.is_some() && state.current.is_none() {
             let Some(due) = state.waiting.pop_front() else { return };
             if self.context.clock.now() > due.due.plus(self.context.session_blocked_max) {
@@ -319,14 +383,15 @@ impl Held {
         if self.read(state, cx) {
             self.next(state);
         }
-        if state.closing && state.current.is_none() && state.waiting.is_empty() {
+        let idle = state.current.is_none() && state.mux.as_ref().is_none_or(Mux::is_idle);
+        if state.closing && idle && state.waiting.is_empty() {
             return Poll::Ready(Turn::End);
         }
         let wanted = state.wanted.take();
-        if state.connection.is_none() {
+        if !state.is_connected() {
             self.expire(state, ShedReason::SessionBlocked);
         }
-        if state.connection.is_none()
+        if !state.is_connected()
             && let Some(phase) = state.waiting.front().map(|d| d.phase).or(wanted)
         {
             return Poll::Ready(Turn::Connect(phase));
@@ -398,7 +463,7 @@ impl Held {
 
     fn end(&self, state: &mut State, body_bytes: u64) {
         let Some(due) = state.current.take() else { return };
-        self.learn(state, &due);
+        self.learn_from(state, &due);
         // An answer before all of the request was written leaves a connection that cannot be trusted.
         let early = due.written.is_none() || state.body.take().is_some();
         if !state.head.keep_alive || state.closes || early {
@@ -408,7 +473,7 @@ impl Held {
     }
 
     /// Keeps what the answer gives the session: cookies and values.
-    fn learn(&self, state: &State, due: &Due) {
+    fn learn_from(&self, state: &State, due: &Due) {
         let head = state.answer.kept_head();
         if head.is_empty() {
             return;
@@ -419,11 +484,15 @@ impl Held {
         };
         let lines = lines_of(head);
         let answer = Answer { headers: &lines, body: state.answer.kept_body() };
+        self.learn(state.head.status, takes, written_path(&state.out).1, &answer);
+    }
+
+    /// Keeps cookies and values of an answer to a request for `path`.
+    pub(super) fn learn(&self, status: u16, takes: &[u16], path: &[u8], answer: &Answer<'_>) {
         let unix_s = (wall().0 / NANOS_PER_SEC) as i64;
         let now = Now { run: self.context.clock.now(), unix_s };
-        let path = written_path(&state.out).1;
         let mut session = self.session.state.borrow_mut();
-        session.heed(&self.context.marking.rewrite, takes, state.head.status, path, &answer, now);
+        session.heed(&self.context.marking.rewrite, takes, status, path, answer, now);
     }
 
     /// The target closed its side.
@@ -436,10 +505,25 @@ impl Held {
         state.connection = None;
     }
 
+    /// Opens a connection, and begins to speak HTTP/2 on it where both sides want to.
+    async fn open(&self, permit: ConnectPermit) -> anyhow::Result<(Link, ConnectTimes)> {
+        let c = &self.context;
+        let opened = c.connector.open(permit, c.gate.latch(), &self.session, self.http2).await;
+        let (stream, times) = opened?;
+        if !times.http2 {
+            return Ok((Link::One(stream), times));
+        }
+        let mux = tokio::time::timeout(c.connector.timeout, Mux::start(stream, c.clock)).await;
+        Ok((
+            Link::Many(mux.map_err(|_| anyhow::anyhow!("HTTP/2 did not begin within connect_timeout"))??),
+            times,
+        ))
+    }
+
     async fn connect(self: &Rc<Self>, phase: RunPhase) {
         let c = &self.context;
         let opened = match c.gate.connect(c.clock.now()) {
-            Ok(permit) => c.connector.open(permit, c.gate.latch(), &self.session).await.map_err(|error| {
+            Ok(permit) => self.open(permit).await.map_err(|error| {
                 c.book.connect_failed(phase, &format!("{error:#}"));
                 ShedReason::Connecting
             }),
@@ -448,10 +532,13 @@ impl Held {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         match opened {
-            Ok((stream, times)) => {
+            Ok((link, times)) => {
                 c.book.connected(phase, times, state.opened_before);
                 state.opened_before = true;
-                state.connection = Some(stream);
+                match link {
+                    Link::One(stream) => (state.connection, state.mux) = (Some(stream), None),
+                    Link::Many(mux) => state.mux = Some(mux),
+                }
                 self.expire(state, ShedReason::Connecting);
                 self.next(state);
             }
@@ -520,7 +607,7 @@ fn kind_of_answer(error: AnswerError) -> ErrorKind {
 }
 
 /// What an answer may tell us about the run: stop for good, or be quiet for a while.
-fn heed(c: &LaneContext, head: AnswerHead, now: RunTime) {
+pub(super) fn heed(c: &LaneContext, head: AnswerHead, now: RunTime) {
     if head.stop {
         c.gate.latch().set(StopCause::TargetSaidStop);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::client::Resumption as Store;
 
+use super::mux::Alpn;
 use crate::plan::session::SessionState;
 use crate::policy::tls::Resumption;
 
@@ -18,7 +19,8 @@ const TICKETS: usize = 4;
 pub struct SessionData {
     /// Cookies, values, account.
     pub state: RefCell<SessionState>,
-    tls: OnceCell<Arc<ClientConfig>>,
+    /// With tickets of its own, for HTTP/1.1 and for HTTP/2.
+    tls: [OnceCell<Arc<ClientConfig>>; 2],
 }
 
 /// A session, as its lanes hold it.
@@ -27,10 +29,12 @@ pub type Session = Rc<SessionData>;
 impl SessionData {
     /// The TLS settings of this session: those of the run, with tickets of its own.
     #[must_use]
-    pub fn tls(&self, base: &Arc<ClientConfig>, resumption: Resumption) -> Arc<ClientConfig> {
+    pub fn tls(&self, of: &Alpn, http2: bool, resumption: Resumption) -> Arc<ClientConfig> {
+        let (base, [one, two]) = (if http2 { &of.http2 } else { &of.http1 }, &self.tls);
+        let cell = if http2 { two } else { one };
         match resumption {
             Resumption::None => Arc::clone(base),
-            Resumption::PerSession => Arc::clone(self.tls.get_or_init(|| {
+            Resumption::PerSession => Arc::clone(cell.get_or_init(|| {
                 let mut own = ClientConfig::clone(base);
                 own.resumption = Store::in_memory_sessions(TICKETS);
                 Arc::new(own)
@@ -47,6 +51,6 @@ impl SessionData {
     /// Whether it may have tickets.
     #[must_use]
     pub fn has_tickets(&self) -> bool {
-        self.tls.get().is_some()
+        self.tls.iter().any(|c| c.get().is_some())
     }
 }
