@@ -169,6 +169,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let connect_to = connect_to(asked, &target)?;
     limits(asked, &target)?;
     let mut source = FileSource::open(&asked.trace)?;
+    if let Some(why) = policy.rewrite.objection(&target) {
+        return refused(why);
+    }
     let (rewrite, accounts) = match rewriting::load(policy, asked.scale) {
         Ok(loaded) => loaded,
         Err(e) => return refused(format!("{e:#}")),

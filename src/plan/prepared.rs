@@ -71,7 +71,7 @@ pub struct Prepared {
     pub takes: Box<[u16]>,
     /// It needs an account.
     pub needs_account: bool,
-    /// Its target has values of the session in it: where it leads is known only when it is written.
+    /// A rule gives its target: where it leads is judged when it is written.
     pub(super) moves: bool,
     /// It had a cookie when it was recorded and is not sent without.
     pub(super) needs_cookie: bool,
@@ -127,7 +127,7 @@ impl Prepared {
             closes: !head.lasting,
             takes: rules.takes_from(shape),
             needs_account: templates().any(|t| t.values().any(column)),
-            moves: put.and_then(|p| p.target.as_ref()).is_some_and(|t| t.values().next().is_some()),
+            moves: put.is_some_and(|p| p.target.is_some()),
             needs_cookie: shape.credentials.cookie
                 && rules.cookies == RecordedCookies::FromAnswers
                 && !rules.supplies(shape, b"cookie"),

@@ -181,6 +181,14 @@ fn values_are_written_where_they_are_put_or_nothing_is_sent() {
             "{bad}: where would it lead?"
         );
     }
+    let fixed = Put { target: Some(template("/admin", &[], Encode::Url).unwrap()), ..rules.puts[0].clone() };
+    let orders = Routes { allow: vec![pattern("POST /orders/*")], ..Routes::default() };
+    let m = marking(Rewrite { puts: vec![fixed], routes: orders, ..rules.clone() });
+    assert_eq!(
+        written(&m, &order, Some(99), &with(&["ann", "1"])),
+        Err(NoValue),
+        "a fixed target is judged, too"
+    );
     let narrow = Routes { allow: vec![pattern("POST /orders/1")], ..Routes::default() };
     let m = marking(Rewrite { routes: narrow, ..rules });
     assert!(written(&m, &order, Some(99), &with(&["ann", "1"])).is_ok());

@@ -6,6 +6,7 @@ use toml::Spanned;
 
 use super::check::Reader;
 use super::file::{AuthTable, PolicyFile, PutTable, RewriteTable, TakeTable, Word};
+use super::target::Target;
 use crate::limits::REWRITE_RULES_MAX;
 use crate::plan::rewrite::{
     Bodies, Encode, Put, RecordedCookies, Rewrite, Secret, SetHeader, Template, UNIQUE, may_set,
@@ -60,6 +61,13 @@ impl RewriteWords {
     #[must_use]
     pub fn has_secrets(&self) -> bool {
         !self.auth.is_empty() || self.accounts.is_some()
+    }
+
+    /// Why a run against `target` would show a secret to anyone on the way, whichever target was chosen.
+    #[must_use]
+    pub fn objection(&self, target: &Target) -> Option<String> {
+        let shown = self.has_secrets() && !target.https() && !target.is_loopback();
+        shown.then(|| format!("G035: [rewrite] sends credentials, and {target} would carry them in the clear; use an https target"))
     }
 }
 
@@ -399,5 +407,17 @@ mod tests {
         let secret = "[[rewrite.auth]]\nenv = \"TOKEN\"\n";
         assert!(with("http", secret) && !with("https", secret) && !with("http", ""));
         assert!(policy(secret).is_ok(), "loopback");
+        let list = super::super::target::AllowList::parse([
+            "api.example.com:443",
+            "api.example.com:80",
+            "127.0.0.0/8",
+        ])
+        .unwrap();
+        let objects = |words: &str, url: &str| {
+            policy(words).unwrap().rewrite.objection(&Target::new(url, list.clone()).unwrap()).is_some()
+        };
+        assert!(objects(secret, "http://api.example.com"), "another target of the same policy");
+        assert!(!objects(secret, "https://api.example.com") && !objects(secret, "http://127.0.0.1:80"));
+        assert!(!objects("", "http://api.example.com"));
     }
 }
