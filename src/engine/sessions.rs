@@ -30,6 +30,8 @@ struct Kept {
 #[derive(Debug, Default)]
 pub struct Sessions {
     kept: BTreeMap<Instance, Kept>,
+    /// Over, but a lane of theirs still has work: their accounts are not free yet.
+    ending: Vec<Session>,
     /// How many of them have no lane.
     idle: usize,
     swept: RunTime,
@@ -68,28 +70,41 @@ impl Sessions {
     pub fn end(&mut self, instance: Instance, pool: &RefCell<AccountPool>) {
         if let Some(kept) = self.kept.remove(&instance) {
             self.idle -= usize::from(kept.lanes == 0);
-            release(&kept.state, pool);
+            self.let_go(kept.state, pool);
+        }
+    }
+
+    /// Gives an account back now, or when the last lane has done its work: it may still be in use on the wire.
+    fn let_go(&mut self, session: Session, pool: &RefCell<AccountPool>) {
+        if Rc::strong_count(&session) == 1 {
+            release(&session, pool);
+        } else {
+            self.ending.push(session);
         }
     }
 
     /// All sessions are over.
     pub fn clear(&mut self, pool: &RefCell<AccountPool>) {
         for kept in std::mem::take(&mut self.kept).into_values() {
-            release(&kept.state, pool);
+            self.let_go(kept.state, pool);
         }
         self.idle = 0;
     }
 
     /// Forgets sessions without a connection for [`SESSION_KEPT`], earlier when there are too many of them.
     pub fn sweep(&mut self, now: RunTime, pool: &RefCell<AccountPool>) {
-        if self.idle == 0 || now.since(self.swept) < SWEEP {
+        if (self.idle == 0 && self.ending.is_empty()) || now.since(self.swept) < SWEEP {
             return;
         }
         self.swept = now;
+        for session in std::mem::take(&mut self.ending) {
+            self.let_go(session, pool);
+        }
         let patience = if self.idle > SESSIONS_KEPT_MAX { Duration::ZERO } else { SESSION_KEPT };
         let idle = &mut self.idle;
         self.kept.retain(|_, kept| {
-            let over = kept.lanes == 0 && now.since(kept.idle_since) >= patience;
+            let alone = Rc::strong_count(&kept.state) == 1;
+            let over = kept.lanes == 0 && alone && now.since(kept.idle_since) >= patience;
             let blank = kept.lanes == 0 && is_idle_for_nothing(&kept.state, *idle);
             if over || blank {
                 *idle -= 1;
@@ -158,6 +173,35 @@ mod tests {
         s.sweep(at(1_000 + SESSION_KEPT.as_secs()), &pool);
         assert_eq!((s.kept.len(), s.idle), (0, 0));
         assert!(pool.borrow_mut().lend(&mut other), "given back");
+    }
+
+    #[test]
+    fn an_account_in_use_on_the_wire_is_nobody_elses() {
+        for clear in [false, true] {
+            let (mut s, pool) = (Sessions::default(), pool(1));
+            let lane = s.enter(Instance(1));
+            assert!(pool.borrow_mut().lend(&mut lane.state.borrow_mut()));
+            // The session is over, and an answer is still awaited.
+            if clear {
+                s.clear(&pool);
+            } else {
+                s.end(Instance(1), &pool);
+            }
+            let mut other = SessionState::default();
+            s.sweep(at(10), &pool);
+            assert!(!pool.borrow_mut().lend(&mut other), "clear: {clear}");
+            assert!(pool.borrow_mut().lend(&mut lane.state.borrow_mut()), "it keeps its own");
+            drop(lane);
+            s.sweep(at(20), &pool);
+            assert!(pool.borrow_mut().lend(&mut other), "and gives it back: clear: {clear}");
+        }
+        // A session that is swept for its age is not in use either.
+        let (mut s, pool) = (Sessions::default(), pool(1));
+        let lane = s.enter(Instance(1));
+        assert!(pool.borrow_mut().lend(&mut lane.state.borrow_mut()));
+        s.leave(Instance(1), at(1));
+        s.sweep(at(1 + SESSION_KEPT.as_secs()), &pool);
+        assert!(!pool.borrow_mut().lend(&mut SessionState::default()));
     }
 
     #[test]

@@ -224,7 +224,8 @@ impl<'a> Builder<'a> {
                 done.push(name);
             }
         }
-        if !done.iter().any(|d| d.eq_ignore_ascii_case("cookie")) {
+        let removed = rules.remove.iter().any(|r| r == "cookie");
+        if !removed && !done.iter().any(|d| d.eq_ignore_ascii_case("cookie")) {
             self.cookie_line();
         }
         if !self.length && *self.body != Body::None {

@@ -8,6 +8,7 @@ use super::body::Filler;
 use super::draw::{Salt, hash64};
 use super::head;
 use super::rewrite::{Encode, Part, RecordedCookies, Rewrite, UNIQUE_VALUE};
+use super::routes::Routes;
 use super::session::SessionState;
 use crate::trace::shape::{HeaderValue, RequestShape};
 use crate::units::RunTime;
@@ -170,11 +171,8 @@ impl Prepared {
         let span = hash64(trace, Salt::Trace) | 1;
         fill_hex(out, last + self.trace_at, trace);
         fill_hex(out, last + self.trace_at + HEX_HALF + 1, span);
-        if self.moves {
-            let (method, path) = written_path(out);
-            if !marking.rewrite.routes.permits(method, path) {
-                return Err(NoValue);
-            }
+        if self.moves && !leads_where_it_may(out, &marking.rewrite.routes) {
+            return Err(NoValue);
         }
         if let Some(text) = text {
             out.extend_from_slice(&text);
@@ -209,6 +207,16 @@ pub fn written_path(head: &[u8]) -> (&[u8], &[u8]) {
     let mut words = head.splitn(3, |b| *b == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     (method, target.split(|b| *b == b'?').next().unwrap_or_default())
+}
+
+/// Whether a head made with values is one request for one target that the routes allow: what is judged must be what the
+/// server reads, so nothing in the first line may be read in two ways.
+fn leads_where_it_may(head: &[u8], routes: &Routes) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    let [_, target, _] = words[..] else { return false };
+    let (method, path) = written_path(head);
+    is_sendable_target(target) && !target.contains(&b'#') && routes.permits(method, path)
 }
 
 fn body_of(rules: &Rewrite, planned: &PlannedRequest) -> Body {

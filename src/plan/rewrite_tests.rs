@@ -200,6 +200,36 @@ fn values_are_written_where_they_are_put_or_nothing_is_sent() {
 }
 
 #[test]
+fn a_request_line_cannot_be_read_in_two_ways() {
+    let names = ["id"];
+    for encode in [Encode::Raw, Encode::Json] {
+        let target = Some(template("/items/{id}", &names, encode).unwrap());
+        let put = Put { into: pattern("GET /items/*"), target, headers: vec![], body: None };
+        let routes = Routes { allow: vec![pattern("GET /items/*")], ..Routes::default() };
+        let m = marking(Rewrite { names: vec!["id".into()], puts: vec![put], routes, ..Rewrite::default() });
+        let item = shape("GET", "/items/1", vec![]);
+        assert!(written(&m, &item, None, &with(&["7"])).is_ok());
+        for bad in ["1 /../../admin", "1 HTTP/1.0", "1#/admin", " ", "1 "] {
+            assert_eq!(written(&m, &item, None, &with(&[bad])), Err(NoValue), "{encode:?} {bad:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cookie_line_that_is_taken_out_stays_out() {
+    let rules =
+        Rewrite { remove: vec!["cookie".into()], cookies: RecordedCookies::Optional, ..Rewrite::default() };
+    let mut s = SessionState::default();
+    let set: [(&str, &[u8]); 1] = [("Set-Cookie", b"sid=9; Path=/")];
+    let now = Now { run: RunTime::START, unix_s: 0 };
+    s.heed(&rules, &[], 200, b"/", &Answer { headers: &set, body: None }, now);
+    for headers in [vec![gone("cookie")], vec![]] {
+        let text = written(&marking(rules.clone()), &shape("GET", "/", headers), None, &s).unwrap();
+        assert_eq!(text, "GET / HTTP/1.1|");
+    }
+}
+
+#[test]
 fn the_unique_value_is_another_in_each_request() {
     let put = Put {
         into: pattern("/**"),
