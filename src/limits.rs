@@ -109,9 +109,15 @@ pub const COOKIE_BYTES_MAX: usize = 4096;
 /// what needs them is shed.
 pub const SESSIONS_KEPT_MAX: usize = 200_000;
 
+/// Bytes that those of one worker without a connection may know together; beyond it they are forgotten.
+pub const SESSIONS_KEPT_BYTES_MAX: usize = 128 * 1024 * 1024;
+
 /// Time without a connection after which a session's values are forgotten and its account is given back: what a
 /// recorded log takes as the end of a session ([`LOG_SESSION_IDLE`]).
 pub const SESSION_KEPT: Duration = LOG_SESSION_IDLE;
+
+/// Bytes of one HTTP/2 request's body that may lie between us and the wire: what a stop cannot take back.
+pub const HTTP2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Sessions of one worker kept for their TLS tickets alone (a few KiB each).
 pub const TICKETS_KEPT_MAX: usize = 5_000;

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
 
-use std::cell::{Cell, RefCell};
+#[path = "support/lane_rig.rs"]
+mod lane_rig;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
@@ -13,22 +15,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
-use replay::edge::clock::Clock;
-use replay::edge::send::book::Book;
-use replay::edge::send::connect::Connector;
-use replay::edge::send::dns::Resolver;
-use replay::edge::send::lane::{Lane, LaneContext};
-use replay::govern::gate::{Gate, GateLimits, ShedReason};
-use replay::govern::latch::Latch;
+use replay::edge::send::lane::Lane;
+use replay::govern::gate::ShedReason;
 use replay::measure::outcome::RunPhase;
 use replay::measure::tally::Tally;
 use replay::plan::PlannedRequest;
-use replay::plan::prepared::Marking;
-use replay::policy::check;
-use replay::policy::target::Target;
-use replay::policy::tls::Resumption;
 use replay::trace::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
-use replay::units::{Rate, RunTime};
 use replay::wire::answer::{AnswerReader, Found, Keep};
 use replay::wire::body::Asked;
 use replay::wire::head::Version;
@@ -262,40 +254,8 @@ fn send(raw: &Raw, n: usize, every: Duration, timeout: Duration) -> Tally {
 fn send_waiting(raw: &Raw, n: usize, every: Duration, timeout: Duration, blocked: Duration) -> Tally {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    let clock = Clock::start();
-    let limits = GateLimits::of_rate(Rate::per_sec(10_000), Rate::per_sec(10_000), 1_000);
-    let gate = Gate::new(Latch::new(), limits);
-    gate.publish(RunTime::START, Rate::per_sec(10_000), Rate::per_sec(10_000), RunTime::from_millis(60_000));
-    let policy =
-        check::parse("version = 1\nname = \"t\"\n[target]\nallow = [\"127.0.0.0/8\"]\n", "t").unwrap();
-    let target = Target::new(&format!("http://{}", raw.addr), policy.allow.clone()).unwrap();
-    let book = Book::new(clock);
-    let context = Rc::new(LaneContext {
-        gate,
-        clock,
-        book: book.clone(),
-        connector: Connector {
-            resolver: Resolver::new(&target, None, &[], clock),
-            tls: None,
-            server_name: None,
-            resumption: Resumption::default(),
-            timeout: Duration::from_secs(5),
-            target: target.clone(),
-            clock,
-        },
-        marking: Marking {
-            authority: target.authority(),
-            agent_suffix: "replay/test".to_owned(),
-            run_id: "r".to_owned(),
-            trace_seed: 1,
-            ..Marking::default()
-        },
-        request_timeout: timeout,
-        session_blocked_max: blocked,
-        number: Cell::new(0),
-        scratch: LaneContext::scratch(),
-        accounts: RefCell::default(),
-    });
+    let (context, book) = lane_rig::context(raw.addr, timeout, blocked);
+    let clock = context.clock;
     let shape = shape(&[("ACCEPT", "*/*"), ("x-a", "1"), ("X-A", "2")]);
     local.block_on(&runtime, async {
         // The bucket begins empty.

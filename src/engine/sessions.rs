@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::edge::send::session::{Session, SessionData};
-use crate::limits::{SESSION_KEPT, SESSIONS_KEPT_MAX, TICKETS_KEPT_MAX};
+use crate::limits::{SESSION_KEPT, SESSIONS_KEPT_BYTES_MAX, SESSIONS_KEPT_MAX, TICKETS_KEPT_MAX};
 use crate::plan::Instance;
 use crate::plan::session::AccountPool;
 use crate::units::RunTime;
@@ -27,7 +27,7 @@ struct Kept {
 }
 
 /// The sessions of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
     kept: BTreeMap<Instance, Kept>,
     /// Over, but a lane of theirs still has work: their accounts are not free yet.
@@ -35,6 +35,19 @@ pub struct Sessions {
     /// How many of them have no lane.
     idle: usize,
     swept: RunTime,
+    weight_max: usize,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            kept: BTreeMap::new(),
+            ending: Vec::new(),
+            idle: 0,
+            swept: RunTime::START,
+            weight_max: SESSIONS_KEPT_BYTES_MAX,
+        }
+    }
 }
 
 impl Sessions {
@@ -91,6 +104,12 @@ impl Sessions {
         self.idle = 0;
     }
 
+    /// Bytes of what sessions without a connection know.
+    fn weight(&self) -> usize {
+        let idle = self.kept.values().filter(|k| k.lanes == 0);
+        idle.map(|k| k.state.state.try_borrow().map_or(0, |s| s.weight())).sum()
+    }
+
     /// Forgets sessions without a connection for [`SESSION_KEPT`], earlier when there are too many of them.
     pub fn sweep(&mut self, now: RunTime, pool: &RefCell<AccountPool>) {
         if (self.idle == 0 && self.ending.is_empty()) || now.since(self.swept) < SWEEP {
@@ -100,7 +119,11 @@ impl Sessions {
         for session in std::mem::take(&mut self.ending) {
             self.let_go(session, pool);
         }
-        let patience = if self.idle > SESSIONS_KEPT_MAX { Duration::ZERO } else { SESSION_KEPT };
+        let patience = if self.idle > SESSIONS_KEPT_MAX || self.weight() > self.weight_max {
+            Duration::ZERO
+        } else {
+            SESSION_KEPT
+        };
         let idle = &mut self.idle;
         self.kept.retain(|_, kept| {
             let alone = Rc::strong_count(&kept.state) == 1;
@@ -202,6 +225,19 @@ mod tests {
         s.leave(Instance(1), at(1));
         s.sweep(at(1 + SESSION_KEPT.as_secs()), &pool);
         assert!(!pool.borrow_mut().lend(&mut SessionState::default()));
+    }
+
+    #[test]
+    fn what_sessions_know_is_forgotten_early_when_it_is_much() {
+        let kept = |weight_max: usize| {
+            let (mut s, pool) = (Sessions { weight_max, ..Sessions::default() }, pool(0));
+            let now = crate::plan::cookies::Now { run: at(1), unix_s: 0 };
+            s.enter(Instance(1)).state.borrow_mut().jar.set(b"sid=0123456789; Path=/", b"/", now);
+            s.leave(Instance(1), at(1));
+            s.sweep(at(3), &pool);
+            s.kept.len()
+        };
+        assert_eq!((kept(14), kept(13)), (1, 0), "name, value and path");
     }
 
     #[test]

@@ -63,6 +63,12 @@ impl Jar {
         self.cookies.is_empty()
     }
 
+    /// Bytes of its cookies.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.cookies.iter().map(|c| c.name.len() + c.value.len() + c.path.len()).sum()
+    }
+
     /// Takes one `Set-Cookie` line of an answer to a request for `path`.
     pub fn set(&mut self, line: &[u8], path: &[u8], now: Now) {
         let Some((name, value)) = pair(line) else { return };

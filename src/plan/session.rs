@@ -76,6 +76,12 @@ impl SessionState {
             && self.values.iter().all(Option::is_none)
     }
 
+    /// Bytes of what it knows, roughly.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.jar.weight() + self.values.iter().flatten().map(Vec::len).sum::<usize>()
+    }
+
     /// A value by its number; `taken` values come from answers, the rest is columns of the account.
     #[must_use]
     pub fn value(&self, number: u16, taken: usize) -> Option<&[u8]> {

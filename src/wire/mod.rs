@@ -7,4 +7,5 @@
 pub mod answer;
 pub mod body;
 pub mod head;
+pub mod http2;
 pub mod stream;

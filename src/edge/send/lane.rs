@@ -167,6 +167,10 @@ impl Lane {
         if state.waiting.len() >= LANE_QUEUE_MAX {
             return due.shed(ShedReason::SessionBlocked);
         }
+        let full = state.mux.as_ref().is_some_and(|m| m.is_alive() && !m.has_room());
+        if full {
+            held.wake_when_too_late(due.due);
+        }
         state.waiting.push_back(due);
         if state.connection.is_none() {
             held.wake();
@@ -194,6 +198,24 @@ impl Held {
         Rc::clone(&self.context)
     }
 
+    /// The session.
+    pub(super) fn session(&self) -> Session {
+        Rc::clone(&self.session)
+    }
+
+    /// Looks at what waits once it has waited too long: a connection that is there but full wakes nobody.
+    fn wake_when_too_late(self: &Rc<Self>, due: RunTime) {
+        let c = &self.context;
+        let left = due.plus(c.session_blocked_max).since(c.clock.now()) + Duration::from_millis(1);
+        let held = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(left).await;
+            if let Some(held) = held.upgrade() {
+                held.wake();
+            }
+        });
+    }
+
     /// Hands one request to the connection that others share.
     fn send_mux(self: &Rc<Self>, state: &mut State, mut due: Due, own_lag: bool) {
         let c = &self.context;
@@ -214,7 +236,7 @@ impl Held {
             Ok(slot) => {
                 // Its time-out is its own: the connection is others', too.
                 due.sent(now, slot, Weak::new(), own_lag);
-                mux.send(self, due, request, path);
+                mux.send(self, due, now, request, path);
             }
             Err(reason) if own_lag => due.shed(reason),
             Err(reason) => due.shed_late(reason),
@@ -388,7 +410,7 @@ impl Held {
             return Poll::Ready(Turn::End);
         }
         let wanted = state.wanted.take();
-        if !state.is_connected() {
+        if state.connection.is_none() && state.mux.as_ref().is_none_or(|m| !m.has_room()) {
             self.expire(state, ShedReason::SessionBlocked);
         }
         if !state.is_connected()
@@ -506,14 +528,14 @@ impl Held {
     }
 
     /// Opens a connection, and begins to speak HTTP/2 on it where both sides want to.
-    async fn open(&self, permit: ConnectPermit) -> anyhow::Result<(Link, ConnectTimes)> {
+    async fn open(self: &Rc<Self>, permit: ConnectPermit) -> anyhow::Result<(Link, ConnectTimes)> {
         let c = &self.context;
         let opened = c.connector.open(permit, c.gate.latch(), &self.session, self.http2).await;
         let (stream, times) = opened?;
         if !times.http2 {
             return Ok((Link::One(stream), times));
         }
-        let mux = tokio::time::timeout(c.connector.timeout, Mux::start(stream, c.clock)).await;
+        let mux = tokio::time::timeout(c.connector.timeout, Mux::start(stream, self)).await;
         Ok((
             Link::Many(mux.map_err(|_| anyhow::anyhow!("HTTP/2 did not begin within connect_timeout"))??),
             times,

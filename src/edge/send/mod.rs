@@ -11,3 +11,4 @@ pub mod lane;
 pub mod look;
 pub mod mux;
 pub mod session;
+mod shared_wire;

@@ -1,43 +1,38 @@
 //! One HTTP/2 connection of one session, on hyper: requests share it, none waits for another.
 //!
 //! The same rules as for a lane of HTTP/1.1: no request without a [`Slot`](crate::govern::gate::Slot), nothing twice,
-//! each ends in one way. A request counts as written with the first bytes that the connection writes after it was handed
-//! over. What the server allows at once is kept to here, so that nothing waits where it cannot be seen.
+//! each ends in one way. What lies between hyper and the wire is watched (`shared_wire`). What the server allows at once is
+//! kept to here, so that nothing waits where it cannot be seen.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http_body_util::BodyExt;
-use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper::header::HeaderMap;
 use hyper::http::uri::Uri;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::book::Due;
 use super::connect::Stream;
 use super::lane::{Held, LaneContext, heed};
-use crate::edge::clock::Clock;
-use crate::limits::{HTTP2_WINDOW_BYTES, RESPONSE_BYTES_MAX, TAKE_BODY_BYTES_MAX};
+use super::session::Session;
+use super::shared_wire::{Carried, Mark, Outgoing, Watched, Wire};
+use crate::limits::{HTTP2_SEND_BUFFER_BYTES, HTTP2_WINDOW_BYTES, RESPONSE_BYTES_MAX, TAKE_BODY_BYTES_MAX};
 use crate::measure::outcome::{Ending, ErrorKind};
-use crate::plan::body::Filler;
 use crate::plan::prepared::{Body, Prepared};
-use crate::plan::take::Answer;
+use crate::plan::take::{Answer, Take};
 use crate::units::RunTime;
 use crate::wire::answer::AnswerHead;
 
-/// When each request that waits for it was written.
-type Marks = Rc<RefCell<Vec<Rc<Cell<Option<RunTime>>>>>>;
-
-/// Requests at once until the server has said how many: what RFC 9113 (section 6.5.2) asks servers for at least.
-const STREAMS_AT_FIRST: usize = 100;
+/// hyper's side of a connection.
+type Driven = Connection<TokioIo<Watched<Stream>>, Outgoing, Here>;
 
 /// Lines that HTTP/2 has in another place, or not at all (RFC 9113, section 8.2.2).
 const NOT_IN_HTTP2: [&str; 7] = [
@@ -54,86 +49,11 @@ const NOT_IN_HTTP2: [&str; 7] = [
 #[derive(Debug)]
 pub(super) struct Mux {
     sender: SendRequest<Outgoing>,
-    marks: Marks,
+    wire: Rc<Wire>,
     /// Requests under way.
     open: Rc<Cell<usize>>,
-    /// Most of them, as the server says.
-    most: Rc<Cell<usize>>,
-}
-
-/// The body of a request.
-#[derive(Debug)]
-pub(super) enum Outgoing {
-    /// All of it.
-    Whole(Option<Bytes>),
-    /// Made up, so much of it sent.
-    Filler(Filler, u64),
-}
-
-impl HttpBody for Outgoing {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(match self.get_mut() {
-            Self::Whole(body) => body.take().map(|b| Ok(Frame::data(b))),
-            Self::Filler(filler, at) => {
-                let part = filler.from(*at);
-                *at += part.len() as u64;
-                (!part.is_empty()).then(|| Ok(Frame::data(Bytes::from_static(part))))
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(body) => body.is_none(),
-            Self::Filler(filler, at) => *at >= filler.len(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(match self {
-            Self::Whole(body) => body.as_ref().map_or(0, |b| b.len() as u64),
-            Self::Filler(filler, at) => filler.len() - at,
-        })
-    }
-}
-
-/// The transport, which notes when it writes.
-struct Noted {
-    stream: Stream,
-    marks: Marks,
-    clock: Clock,
-}
-
-impl AsyncRead for Noted {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Noted {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
-        if matches!(written, Poll::Ready(Ok(n)) if n > 0) {
-            let now = this.clock.now();
-            this.marks.borrow_mut().drain(..).for_each(|m| m.set(Some(now)));
-        }
-        written
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
+    /// Knows how many the server allows now.
+    connection: Rc<RefCell<Pin<Box<Driven>>>>,
 }
 
 /// Spawns on the worker's own thread.
@@ -154,36 +74,33 @@ impl Mux {
     ///
     /// # Errors
     /// When the server does not.
-    pub(super) async fn start(stream: Stream, clock: Clock) -> anyhow::Result<Self> {
-        let marks = Marks::default();
-        let io = TokioIo::new(Noted { stream, marks: Rc::clone(&marks), clock });
+    pub(super) async fn start(stream: Stream, held: &Rc<Held>) -> anyhow::Result<Self> {
+        let context = held.context();
+        let wire = Wire::new(context.clock, context.gate.latch().clone());
+        let io = TokioIo::new(Watched::new(stream, Rc::clone(&wire)));
         let (sender, connection) = Builder::new(Here)
             .initial_stream_window_size(HTTP2_WINDOW_BYTES)
             .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+            .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
             .handshake(io)
             .await?;
-        let most = Rc::new(Cell::new(STREAMS_AT_FIRST));
-        let told = Rc::clone(&most);
+        let connection = Rc::new(RefCell::new(Box::pin(connection)));
+        let driven = Rc::clone(&connection);
         tokio::task::spawn_local(async move {
-            let mut connection = pin!(connection);
-            let ended = poll_fn(|cx| {
-                let polled = connection.as_mut().poll(cx);
-                told.set(connection.current_max_send_streams());
-                polled
-            });
-            drop(ended.await);
+            drop(poll_fn(|cx| driven.borrow_mut().as_mut().poll(cx)).await);
         });
-        Ok(Self { sender, marks, open: Rc::default(), most })
+        Ok(Self { sender, wire, open: Rc::default(), connection })
     }
 
     /// Whether the connection still takes requests.
     pub(super) fn is_alive(&self) -> bool {
-        !self.sender.is_closed()
+        !self.sender.is_closed() && !self.wire.is_dead()
     }
 
     /// Whether one more request may be under way: the server says how many.
     pub(super) fn has_room(&self) -> bool {
-        self.is_alive() && self.open.get() < self.most.get()
+        let most = self.connection.try_borrow().map_or(0, |c| c.current_max_send_streams());
+        self.is_alive() && self.open.get() < most
     }
 
     /// Whether nothing is under way.
@@ -192,12 +109,20 @@ impl Mux {
     }
 
     /// Hands a request over; its permit is spent, and `due` knows it.
-    pub(super) fn send(&mut self, held: &Rc<Held>, due: Due, request: Request<Outgoing>, path: Vec<u8>) {
-        let mark = Rc::new(Cell::new(None));
-        self.marks.borrow_mut().push(Rc::clone(&mark));
+    pub(super) fn send(
+        &mut self,
+        held: &Rc<Held>,
+        due: Due,
+        now: RunTime,
+        mut request: Request<Outgoing>,
+        path: Vec<u8>,
+    ) {
+        let (context, mark) = (held.context(), self.wire.hand_over(now));
+        request.body_mut().until = Some((Rc::clone(&mark), context.gate.latch().clone()));
         let answer = self.sender.send_request(request);
         self.open.set(self.open.get() + 1);
-        let task = Exchange { held: Rc::downgrade(held), context: held.context(), path };
+        let wire = Rc::clone(&self.wire);
+        let task = Exchange { held: Rc::downgrade(held), _session: held.session(), context, wire, path };
         let open = Open(Rc::clone(&self.open), Rc::downgrade(held));
         let flying = Flying { due: Some(due), mark };
         tokio::task::spawn_local(async move {
@@ -222,13 +147,13 @@ impl Drop for Open {
 /// A request under way. However it ends, it knows whether it was written.
 struct Flying {
     due: Option<Due>,
-    mark: Rc<Cell<Option<RunTime>>>,
+    mark: Rc<Mark>,
 }
 
 impl Flying {
     fn ended(mut self, ending: Ending, bytes: u64) {
         if let Some(mut due) = self.due.take() {
-            due.written = self.mark.get();
+            due.written = self.mark.written.get();
             due.ended(ending, bytes);
         }
     }
@@ -236,8 +161,9 @@ impl Flying {
 
 impl Drop for Flying {
     fn drop(&mut self) {
+        self.mark.over.set(true);
         if let Some(due) = &mut self.due {
-            due.written = self.mark.get();
+            due.written = self.mark.written.get();
         }
     }
 }
@@ -245,7 +171,10 @@ impl Drop for Flying {
 /// One request and its answer.
 struct Exchange {
     held: Weak<Held>,
+    /// Held, so that its account is not free while this is under way.
+    _session: Session,
     context: Rc<LaneContext>,
+    wire: Rc<Wire>,
     path: Vec<u8>,
 }
 
@@ -260,7 +189,10 @@ impl Exchange {
     async fn run(&self, mut flying: Flying, answer: impl Future<Output = hyper::Result<Response<Incoming>>>) {
         let read = self.read(&mut flying, answer);
         match tokio::time::timeout(self.context.request_timeout, read).await {
-            Err(_) => flying.ended(Ending::Timeout, 0),
+            Err(_) => {
+                self.wire.timed_out(&flying.mark);
+                flying.ended(Ending::Timeout, 0);
+            }
             Ok(Err(kind)) => flying.ended(Ending::Error(kind), 0),
             Ok(Ok(whole)) if whole.grpc_failed => flying.ended(Ending::Error(ErrorKind::Grpc), whole.bytes),
             Ok(Ok(whole)) => flying.ended(Ending::Answered(whole.status), whole.bytes),
@@ -284,7 +216,9 @@ impl Exchange {
         let (parts, mut body) = response.into_parts();
         let head = head_of(parts.status.as_u16(), &parts.headers);
         heed(&self.context, head, now);
-        let (mut bytes, mut kept) = (0u64, (!takes.is_empty()).then(Vec::new));
+        let rules = &self.context.marking.rewrite.takes;
+        let of_body = |n: &u16| rules.get(usize::from(*n)).is_some_and(Take::needs_body);
+        let (mut bytes, mut kept) = (0u64, takes.iter().any(of_body).then(Vec::new));
         let mut grpc = parts.headers.get("grpc-status").cloned();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| kind_of(&e))?;
@@ -363,12 +297,12 @@ pub(super) fn request(out: &[u8], https: bool, prepared: &Prepared) -> Option<Re
             request = request.header(line.name, line.value);
         }
     }
-    let body = match &prepared.body {
-        Body::Filler(filler) => Outgoing::Filler(*filler, 0),
-        Body::Template(_) => Outgoing::Whole(out.get(end..).map(Bytes::copy_from_slice)),
-        Body::None => Outgoing::Whole(None),
+    let carried = match &prepared.body {
+        Body::Filler(filler) => Carried::Filler(*filler, 0),
+        Body::Template(_) => Carried::Whole(out.get(end..).map(Bytes::copy_from_slice)),
+        Body::None => Carried::Whole(None),
     };
-    request.body(body).ok()
+    request.body(Outgoing { carried, until: None }).ok()
 }
 
 /// TLS settings by what a connection should speak.
