@@ -309,5 +309,14 @@ pub const ROUTES_MAX: usize = 1_000;
 /// Our own send lag (99th percentile of a second) above which a result is not to be trusted.
 pub const LAG_LIMIT: Duration = Duration::from_millis(50);
 
-/// Seconds in a row above [`LAG_LIMIT`] before the governor holds.
+/// Share of a second that one of our threads may want a CPU: above it nothing is left for the next request.
+pub const OWN_BUSY_LIMIT: f64 = 0.97;
+
+/// Share of a second that one of our threads may wait for a CPU while others have it.
+pub const OWN_WAIT_LIMIT: f64 = 0.5;
+
+/// Share of the machine's time that the host may take: above it clocks and measurements are the host's.
+pub const OWN_STEAL_LIMIT: f64 = 0.25;
+
+/// Seconds in a row in which the generator is at its limit before the governor holds and the result is invalid.
 pub const LAG_SECONDS: u32 = 3;

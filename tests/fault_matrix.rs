@@ -221,7 +221,7 @@ fn live(policy: &Policy, settings: &Settings, seen: &Seen, phase: Phase) -> Cell
             achieved_max: Rate::per_sec(sent),
             in_flight: 0,
             finish: None,
-            lag_bad: false,
+            saturated: false,
             quiet_until: RunTime::START,
             order: if phase == Phase::Paused { Order::Pause } else { Order::Go },
             budget: None,

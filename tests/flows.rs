@@ -247,6 +247,7 @@ fn record(dir: &Path, sessions: u64, visit: &[Recorded<'_>]) -> String {
                 status: Fact::recorded(*status),
                 response_len: Fact::absent(),
                 duration_ns: Fact::absent(),
+                cache: Fact::absent(),
             };
             events.push(TraceEvent {
                 at: at(2_000 + *ms),

@@ -20,6 +20,7 @@ use replay::govern::gate::ShedReason;
 use replay::measure::outcome::RunPhase;
 use replay::measure::tally::Tally;
 use replay::plan::PlannedRequest;
+use replay::trace::AnswerFacts;
 use replay::trace::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use replay::wire::answer::{AnswerReader, Found, Keep};
 use replay::wire::body::Asked;
@@ -270,7 +271,7 @@ fn send_waiting(raw: &Raw, n: usize, every: Duration, timeout: Duration, blocked
                 cap: None,
                 prepared: OnceLock::new(),
             };
-            lane.request(book.due(clock.now(), RunPhase::Measure, Arc::new(planned)));
+            lane.request(book.due(clock.now(), RunPhase::Measure, Arc::new(planned), AnswerFacts::default()));
             tokio::time::sleep(every).await;
         }
         // What a worker does at each beat, until nothing is under way.

@@ -223,7 +223,7 @@ impl Governor {
             achieved_max: self.settings.target.times(w.state.allowed()),
             in_flight: u64::from(event == Event::InFlight),
             finish: (event == Event::Finish).then_some(Finish::TraceEnd),
-            lag_bad: false,
+            saturated: false,
             quiet_until: RunTime::START,
             order: w.order.get(),
             budget: (event == Event::Budget).then_some(replay::govern::budget::BudgetKind::FailedRequests),

@@ -25,6 +25,7 @@ use replay::govern::latch::StopCause;
 use replay::measure::outcome::RunPhase;
 use replay::measure::tally::Tally;
 use replay::plan::PlannedRequest;
+use replay::trace::AnswerFacts;
 use replay::trace::shape::{Credentials, RequestShape, Scheme};
 use replay::wire::head::Version;
 
@@ -146,7 +147,7 @@ fn request(context: &LaneContext, book: &Book, lane: &Lane, body_len: Option<u64
         cap: None,
         prepared: OnceLock::new(),
     };
-    lane.request(book.due(context.clock.now(), RunPhase::Measure, Arc::new(planned)));
+    lane.request(book.due(context.clock.now(), RunPhase::Measure, Arc::new(planned), AnswerFacts::default()));
 }
 
 const LONG: Duration = Duration::from_secs(10);

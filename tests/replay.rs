@@ -44,7 +44,13 @@ fn through_haproxy_to_nginx_every_written_request_is_logged() {
     wait_until("the log", Duration::from_secs(5), || nginx.logged() - before >= written);
     assert_eq!(nginx.logged() - before, written);
     assert_eq!(r["counts"]["ok"].as_u64(), Some(written));
-    assert_eq!(r["fidelity"]["verdict"], "valid", "{}", r["fidelity"]);
+    // All was sent as planned; but this server answers three bytes where there were more.
+    let reasons = r["fidelity"]["reasons"].as_array().unwrap();
+    let other = |v: &serde_json::Value| {
+        !v.as_str().unwrap().starts_with("the target does not answer as it did when it was recorded")
+    };
+    assert!(!reasons.iter().any(other), "{}", r["fidelity"]);
+    assert_eq!(r["fidelity"]["verdict"], "reduced");
     assert!(r["latency"]["connect"]["count"].as_u64().unwrap() > 0);
     assert_eq!(r["counts"]["recorded"].as_u64().unwrap() % 2, 0, "two of each session");
 }

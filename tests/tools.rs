@@ -411,7 +411,7 @@ mod edges {
             achieved_max: Rate::per_sec(90),
             in_flight: 0,
             finish: None,
-            lag_bad: false,
+            saturated: false,
             quiet_until: RunTime::START,
             order: Order::Go,
             budget: None,

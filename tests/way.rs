@@ -236,6 +236,7 @@ fn come_back(dir: &Path) -> String {
                 status: Fact::recorded(200),
                 response_len: Fact::absent(),
                 duration_ns: Fact::absent(),
+                cache: Fact::absent(),
             };
             events.push(TraceEvent { at: at(1_200), session, connection, kind: EventKind::Request(facts) });
             events.push(TraceEvent { at: at(1_500), session, connection, kind: EventKind::Close(event) });
@@ -472,6 +473,7 @@ fn both_protocols(dir: &Path, targets: [&str; 6]) -> String {
                 status: Fact::recorded(200),
                 response_len: Fact::absent(),
                 duration_ns: Fact::absent(),
+                cache: Fact::absent(),
             };
             push(3_300, EventKind::Request(facts));
         }

@@ -65,6 +65,7 @@ fn scene() -> Scene {
         metrics: Metrics::new("t:1", "t").unwrap(),
         handle: None,
         watchdog: Watchdog::default(),
+        spins: false,
     };
     shared.ports[0].put(shared.clock.now(), Beat::default());
     let governor = Some(std::thread::spawn(move || governor.run()));

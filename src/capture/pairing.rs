@@ -16,6 +16,8 @@ use crate::trace::{
 };
 use crate::units::WallTime;
 use crate::wire::body::Asked;
+use crate::wire::cache::{CacheLines, CacheStatus};
+use crate::wire::head::HeaderLine;
 use crate::wire::stream::{Direction, Event, Loss, MessageStream, Over};
 
 #[derive(Debug)]
@@ -26,8 +28,20 @@ struct Pending {
     /// Body length, once the request is whole.
     body_len: Option<u64>,
     status: Option<u16>,
+    /// What the answer said of caches.
+    cache: Option<CacheStatus>,
     /// Response length and end, once the answer is whole.
     answer: Option<(u64, WallTime)>,
+}
+
+fn cache_of(headers: &[HeaderLine]) -> Option<CacheStatus> {
+    let mut lines = CacheLines::default();
+    for h in headers {
+        if let Ok(name) = std::str::from_utf8(&h.name) {
+            lines.take(name, &h.value);
+        }
+    }
+    lines.status()
 }
 
 /// The messages of one connection.
@@ -133,7 +147,8 @@ impl Pairing {
                 let shape = redact::shape(&head, Scheme::Http);
                 let asked = Asked::by(&head.method);
                 let at = self.request_began.take().unwrap_or(at);
-                let pending = Pending { at, shape, asked, body_len: None, status: None, answer: None };
+                let pending =
+                    Pending { at, shape, asked, body_len: None, status: None, cache: None, answer: None };
                 if self.waiting.len() >= PIPELINE_MAX {
                     ledger.count(Item::LostRequests);
                 } else {
@@ -185,7 +200,9 @@ impl Pairing {
                 let tunnel = head.status == 101
                     || front.as_ref().is_some_and(|p| p.asked == Asked::Connect && head.status / 100 == 2);
                 match front {
-                    Some(p) if head.status >= 200 || tunnel => p.status = Some(head.status),
+                    Some(p) if head.status >= 200 || tunnel => {
+                        (p.status, p.cache) = (Some(head.status), cache_of(&head.headers));
+                    }
                     Some(_) => {}
                     None => ledger.count(Item::UnpairedResponses),
                 }
@@ -249,6 +266,7 @@ impl Pairing {
                 pending.answer.map(|a| a.1.0.saturating_sub(pending.at.0)),
                 Provenance::Recorded,
             ),
+            cache: Fact::with(pending.cache, Provenance::Recorded),
         };
         out.push(RawEvent {
             at: pending.at,

@@ -194,7 +194,7 @@ fn deal(
             break;
         }
         dealt.last = due;
-        if let DepartureKind::Request(planned) = &departure.kind {
+        if let DepartureKind::Request(planned, _) = &departure.kind {
             // Here, ahead of time and on another thread than the one that sends.
             planned.prepared.get_or_init(|| Prepared::of(planned, marking));
         }

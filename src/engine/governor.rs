@@ -17,6 +17,7 @@ use crate::edge::host::control::Orders;
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::host::metrics_page::{Metrics, Numbers};
 use crate::edge::host::notify::Watchdog;
+use crate::edge::host::own_load::OwnLoadMeter;
 use crate::edge::send::book::{Beat, Flow};
 use crate::edge::watch::poll::Board;
 use crate::govern::budget::BudgetKind;
@@ -29,7 +30,8 @@ use crate::govern::record::Line;
 use crate::govern::settings::Settings;
 use crate::govern::state::{Phase, State, Terminal};
 use crate::govern::step::{Effect, step};
-use crate::limits::{LAG_LIMIT, LAG_SECONDS, TICK};
+use crate::limits::TICK;
+use crate::measure::saturation::{self, Seconds};
 use crate::measure::timeline::Row;
 use crate::units::{NANOS_PER_SEC, Rate, RunTime};
 
@@ -74,6 +76,8 @@ pub struct GovernorEnd {
     pub views: Vec<View>,
     /// What was told to it in words, and when.
     pub noted: Vec<(RunTime, String)>,
+    /// Seconds in which we were at our own limit.
+    pub seconds: Seconds,
     /// Why the journal is not whole, if it is not.
     pub journal_error: Option<String>,
 }
@@ -108,6 +112,8 @@ pub struct Governor {
     pub handle: Option<Arc<Handle>>,
     /// The watchdog of systemd.
     pub watchdog: Watchdog,
+    /// Workers spin between departures.
+    pub spins: bool,
 }
 
 /// Sets the latch when the governor's thread ends for whatever reason.
@@ -170,18 +176,21 @@ struct Watch {
     window: LocalWindow,
     recent: Recent,
     lag_second: Bins,
-    lag_seconds_bad: u32,
+    meter: OwnLoadMeter,
+    seconds: Seconds,
     quiet_until: RunTime,
     silent: Duration,
     connections: u64,
 }
 
 impl Watch {
-    /// A second is over: was our own sending late in it?
-    fn end_second(&mut self) {
-        let bad = self.lag_second.plain_quantile(0.99).is_some_and(|p99| p99 > LAG_LIMIT.as_secs_f64());
-        self.lag_seconds_bad = if bad { self.lag_seconds_bad + 1 } else { 0 };
-        self.lag_second = Bins::default();
+    /// A second is over: were we at our own limit in it? What to tell, if that begins to count.
+    fn end_second(&mut self, now: RunTime, stage: Stage, spins: bool) -> Option<String> {
+        let load = self.meter.look(now);
+        let p99 = std::mem::take(&mut self.lag_second).plain_quantile(0.99).map(Duration::from_secs_f64);
+        // Nothing is measured while nothing is sent.
+        let bad = saturation::judge(&load, p99, spins).filter(|_| stage.phase().is_some());
+        self.seconds.end(&load, bad, matches!(stage, Stage::Measure(_)))
     }
 }
 
@@ -196,7 +205,8 @@ impl Governor {
             window: LocalWindow::default(),
             recent: Recent::default(),
             lag_second: Bins::default(),
-            lag_seconds_bad: 0,
+            meter: OwnLoadMeter::default(),
+            seconds: Seconds::default(),
             quiet_until: RunTime::START,
             silent: Duration::ZERO,
             connections: 0,
@@ -249,7 +259,17 @@ impl Governor {
                     state.terminal.unwrap_or(Terminal::Aborted(crate::govern::state::Cause::TickLate));
                 let worst = watch.guards.iter().map(Guard::worst).collect();
                 let views = evidence.unwrap_or(views);
-                return GovernorEnd { terminal, state, timeline, told, worst, views, noted, journal_error };
+                return GovernorEnd {
+                    terminal,
+                    state,
+                    timeline,
+                    told,
+                    worst,
+                    views,
+                    noted,
+                    seconds: watch.seconds,
+                    journal_error,
+                };
             }
         }
     }
@@ -324,7 +344,7 @@ impl Governor {
             achieved_max: Rate::per_sec(best),
             in_flight: self.shared.gate.in_flight(),
             finish: self.finish(now),
-            lag_bad: watch.lag_seconds_bad >= LAG_SECONDS,
+            saturated: watch.seconds.is_saturated(),
             quiet_until: watch.quiet_until,
             order: self.orders.get(),
             budget: used_up.filter(|k| *k != BudgetKind::Requests),
@@ -443,7 +463,9 @@ impl Governor {
     ) {
         let second = now.0 / NANOS_PER_SEC;
         if second != row.second {
-            watch.end_second();
+            if let Some(what) = watch.end_second(now, self.shared.stage().0, self.spins) {
+                self.shared.note(what);
+            }
             self.metrics.show(self.numbers(watch, state, now));
             let fresh = Row { second, ..Row::default() };
             all.push(std::mem::replace(row, fresh));

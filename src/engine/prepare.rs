@@ -286,7 +286,7 @@ fn steady_forecast(
     let mut sessions = std::collections::BTreeSet::new();
     let plan = StationaryPlan::new(Arc::new(sample.clone()), rate, seed);
     for d in plan.into_iter().flatten().take_while(|d| d.due_ns < until_ns) {
-        if matches!(d.kind, DepartureKind::Request(_)) {
+        if matches!(d.kind, DepartureKind::Request(..)) {
             let second = (d.due_ns / NANOS_PER_SEC) as usize;
             f.curve.resize(f.curve.len().max(second + 1), 0);
             f.curve[second] += 1;

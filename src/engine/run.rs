@@ -201,6 +201,7 @@ pub fn run<S: EventSource + Send + 'static>(
         metrics,
         handle: conduct.handle.clone(),
         watchdog: Watchdog::of_environment(),
+        spins: p.pacing == Pacing::Spin,
     };
     let governor = spawn("governor", move || governor.run())?;
     let sample_names = p.sample.routes().names().to_vec();
@@ -398,6 +399,7 @@ fn make_report(
         .map(|(i, spec)| (spec, end.worst.get(i).copied().flatten(), end.views.get(i).copied()));
     let facts = Facts {
         run,
+        own: end.seconds.clone(),
         terminal: end.terminal,
         guards: guards.collect(),
         events: with_notes(events(&end.told, &settings.guards), &end.noted),

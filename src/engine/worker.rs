@@ -290,10 +290,10 @@ impl Worker {
 
     /// What belonged to a stage that is over: it is not sent, and counted if its time had come.
     fn gone(&mut self, p: Planned, now: RunTime) -> bool {
-        if let (DepartureKind::Request(planned), true) = (p.departure.kind, p.due <= now) {
+        if let (DepartureKind::Request(planned, recorded), true) = (p.departure.kind, p.due <= now) {
             let reason =
                 if self.shared.gate.latch().is_set() { ShedReason::Latched } else { ShedReason::TooLate };
-            self.context.book.due(p.due, p.phase, planned).shed(reason);
+            self.context.book.due(p.due, p.phase, planned, recorded).shed(reason);
         }
         false
     }
@@ -305,7 +305,7 @@ impl Worker {
         match kind {
             DepartureKind::Open { http2 } => {
                 if self.thinner.keeps(instance, now, self.shared.share())
-                    && let Some(lane) = self.lane(instance, connection, http2)
+                    && let Some(lane) = self.lane(instance, connection, http2, phase)
                 {
                     lane.open(phase);
                 }
@@ -319,9 +319,9 @@ impl Worker {
                     self.sessions.leave(instance, now);
                 }
             }
-            DepartureKind::Request(planned) => {
+            DepartureKind::Request(planned, recorded) => {
                 let http2 = planned.shape.version == Version::Http2;
-                let due = self.context.book.due(p.due, phase, planned);
+                let due = self.context.book.due(p.due, phase, planned, recorded);
                 let latched = self.shared.gate.latch().is_set();
                 let late = now.since(p.due) > TOO_LATE;
                 if latched || late {
@@ -334,7 +334,7 @@ impl Worker {
                 } else if !self.thinner.keeps(instance, now, self.shared.share()) {
                     due.shed(ShedReason::Thinned);
                 } else {
-                    match self.lane(instance, connection, http2) {
+                    match self.lane(instance, connection, http2, phase) {
                         Some(lane) => {
                             lane.request(due);
                             return true;
@@ -347,12 +347,19 @@ impl Worker {
         false
     }
 
-    fn lane(&mut self, instance: Instance, connection: u16, recorded_http2: bool) -> Option<&Lane> {
+    fn lane(
+        &mut self,
+        instance: Instance,
+        connection: u16,
+        recorded_http2: bool,
+        phase: RunPhase,
+    ) -> Option<&Lane> {
         let key = (instance, connection);
         if !self.lanes.contains_key(&key) {
             if self.lanes.len() >= LANES_MAX {
                 return None;
             }
+            self.context.book.lane(phase);
             let session = self.sessions.enter(instance);
             let http2 = self.http2.tries(recorded_http2, self.context.marking.https);
             self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session, http2));

@@ -79,8 +79,8 @@ pub struct Inputs {
     pub in_flight: u64,
     /// The end of the plan, once reached.
     pub finish: Option<Finish>,
-    /// Our own lateness has been above its limit for three seconds in a row.
-    pub lag_bad: bool,
+    /// The generator has been at its own limit for three seconds in a row.
+    pub saturated: bool,
     /// The target asked for quiet (Retry-After) until then.
     pub quiet_until: RunTime,
     /// A person's standing order.

@@ -320,7 +320,7 @@ fn only_past_its_limit_is_a_machine_too_slow_or_a_clock_off() {
         assert_eq!(changed(&s, &state, |i| set(i, limit)).phase, Phase::Measure);
         assert_eq!(changed(&s, &state, |i| set(i, limit + 1)).phase, Phase::Hold(HeldFrom::Measure));
     }
-    assert_eq!(changed(&s, &state, |i| i.lag_bad = true).phase, Phase::Hold(HeldFrom::Measure));
+    assert_eq!(changed(&s, &state, |i| i.saturated = true).phase, Phase::Hold(HeldFrom::Measure));
 }
 
 #[test]

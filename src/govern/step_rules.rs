@@ -18,7 +18,7 @@ use crate::units::{Rate, Share};
 fn is_reliable(c: &Change) -> bool {
     let slow = c.inputs.worker_silent_ms > WORKER_SILENT_HOLD.as_millis() as u64;
     let skewed = c.inputs.skew_ms > SKEW_HOLD.as_millis() as u64;
-    !slow && !skewed && !c.inputs.lag_bad
+    !slow && !skewed && !c.inputs.saturated
 }
 
 /// Whether every guard that matters for growth is good (or neutral where that is no obstacle).

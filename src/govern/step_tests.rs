@@ -77,7 +77,7 @@ pub(in crate::govern) fn inputs(ms: u64, levels: [Level; 2]) -> Inputs {
         achieved_max: Rate::per_sec(500),
         in_flight: 0,
         finish: None,
-        lag_bad: false,
+        saturated: false,
         quiet_until: RunTime::START,
         order: Order::Go,
         budget: None,

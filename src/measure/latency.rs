@@ -88,6 +88,32 @@ impl Latency {
         (self.count() > 0).then(|| self.hist.max() as f64 / 1e6)
     }
 
+    /// Largest difference between the two cumulative distributions, 0 to 1; none while one of them is empty.
+    #[must_use]
+    pub fn distance(&self, o: &Self) -> Option<f64> {
+        let (mine, theirs) = (self.count(), o.count());
+        if mine == 0 || theirs == 0 {
+            return None;
+        }
+        let steps = |h: &Histogram<u64>, sign: f64, all: u64| -> Vec<(u64, f64)> {
+            let step = |v: hdrhistogram::iterators::IterationValue<u64>| {
+                (v.value_iterated_to(), sign * v.count_since_last_iteration() as f64 / all as f64)
+            };
+            h.iter_recorded().map(step).collect()
+        };
+        let mut all = steps(&self.hist, 1.0, mine);
+        all.extend(steps(&o.hist, -1.0, theirs));
+        all.sort_by_key(|(value, _)| *value);
+        let (mut between, mut most) = (0.0f64, 0.0f64);
+        for (i, (value, step)) in all.iter().enumerate() {
+            between += step;
+            if all.get(i + 1).is_none_or(|(next, _)| next != value) {
+                most = most.max(between.abs());
+            }
+        }
+        Some((most * 1e6).round() / 1e6)
+    }
+
     /// The histogram in the V2 interchange format of HdrHistogram, for merging elsewhere.
     #[must_use]
     pub fn serialized(&self) -> Vec<u8> {

@@ -7,5 +7,8 @@
 pub mod fidelity;
 pub mod latency;
 pub mod outcome;
+pub mod pace;
+pub mod route;
+pub mod saturation;
 pub mod tally;
 pub mod timeline;

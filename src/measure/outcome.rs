@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::AnswerFacts;
 use crate::units::RunTime;
+use crate::wire::cache::CacheStatus;
 
 /// Phase of the run a request belongs to. Percentiles never mix them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,6 +73,10 @@ pub struct Outcome {
     pub route: u16,
     /// Status when recorded.
     pub expected: Option<u16>,
+    /// What else the recording says of the answer.
+    pub recorded: AnswerFacts,
+    /// Whether the answer came from a cache, where it says so.
+    pub cache: Option<CacheStatus>,
     /// When it was due.
     pub due: RunTime,
     /// When its head had been written.

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::latency::{CoarseLatency, Latency};
+use super::latency::Latency;
 use super::outcome::{Ending, ErrorKind, Outcome, is_expected};
+use super::pace::Pace;
+use super::route::RouteTally;
 use crate::govern::gate::ShedReason;
 use crate::units::RunTime;
 
@@ -152,19 +154,6 @@ pub struct ConnectTimes {
     pub http2: bool,
 }
 
-/// Tally of one route.
-#[derive(Debug, Clone, Default)]
-pub struct RouteTally {
-    /// Written.
-    pub written: u64,
-    /// As recorded.
-    pub ok: u64,
-    /// Not as recorded, errors and time-outs.
-    pub bad: u64,
-    /// Due to done.
-    pub response: CoarseLatency,
-}
-
 /// Everything about one phase.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
@@ -176,8 +165,12 @@ pub struct Tally {
     pub send_lag: Latency,
     /// Answers by status.
     pub status: BTreeMap<u16, u64>,
-    /// Per route.
-    pub routes: BTreeMap<u16, RouteTally>,
+    /// Per route, by its number.
+    pub routes: Vec<RouteTally>,
+    /// Planned against sent.
+    pub pace: Pace,
+    /// Connections that the plan asked for.
+    pub lanes: u64,
     /// Connections opened.
     pub connections: u64,
     /// Those that speak HTTP/2.
@@ -200,9 +193,19 @@ fn is_slow(reason: ShedReason) -> bool {
 }
 
 impl Tally {
-    /// A request was due.
-    pub fn due(&mut self) {
+    /// A request of a route was due.
+    pub fn due(&mut self, due: RunTime, route: u16) {
         self.counts.due += 1;
+        self.pace.due(due);
+        self.route(route).due += 1;
+    }
+
+    fn route(&mut self, number: u16) -> &mut RouteTally {
+        let at = usize::from(number);
+        if at >= self.routes.len() {
+            self.routes.resize_with(at + 1, RouteTally::default);
+        }
+        &mut self.routes[at]
     }
 
     /// A due request was cut.
@@ -222,8 +225,9 @@ impl Tally {
     }
 
     /// A request was handed over under a permit.
-    pub fn sent(&mut self) {
+    pub fn sent(&mut self, at: RunTime) {
         self.counts.sent += 1;
+        self.pace.sent(at);
     }
 
     /// A connection could not be opened, for this reason.
@@ -259,53 +263,31 @@ impl Tally {
         };
         self.counts.written += 1;
         self.bytes += o.bytes;
-        let route = self.routes.entry(o.route).or_default();
-        route.written += 1;
-        let good = match o.ending {
+        self.route(o.route).ended(o);
+        match o.ending {
             Ending::Answered(status) => {
                 *self.status.entry(status).or_default() += 1;
-                let good = is_expected(o.expected, status);
-                if good {
+                if is_expected(o.expected, status) {
                     self.counts.ok += 1;
                 } else {
                     let from = o.expected.map_or_else(|| "-".to_owned(), |s| s.to_string());
                     *self.counts.unexpected.entry(format!("{from}→{status}")).or_default() += 1;
                 }
-                good
             }
-            Ending::Error(kind) => {
-                *self.counts.error.entry(kind).or_default() += 1;
-                false
-            }
-            Ending::FailedBeforeWrite => {
-                *self.counts.error.entry(ErrorKind::Other).or_default() += 1;
-                false
-            }
-            Ending::Timeout => {
-                self.counts.timeout += 1;
-                false
-            }
-            Ending::Cancelled => {
-                self.counts.cancelled += 1;
-                false
-            }
-        };
-        if good {
-            route.ok += 1;
-        } else {
-            route.bad += 1;
+            Ending::Error(kind) => *self.counts.error.entry(kind).or_default() += 1,
+            Ending::FailedBeforeWrite => *self.counts.error.entry(ErrorKind::Other).or_default() += 1,
+            Ending::Timeout => self.counts.timeout += 1,
+            Ending::Cancelled => self.counts.cancelled += 1,
         }
         self.times(o, written);
     }
 
     fn times(&mut self, o: &Outcome, written: RunTime) {
         let response = o.done.since(o.due);
-        let route = self.routes.entry(o.route).or_default();
         match o.ending {
             Ending::Answered(_) => {
                 self.latency.response.add(response);
                 self.latency.service.add(o.done.since(written));
-                route.response.add(response);
                 if let Some(first) = o.first_byte {
                     self.latency.wait.add(first.since(written));
                     self.latency.receive.add(o.done.since(first));
@@ -331,13 +313,11 @@ impl Tally {
         self.latency.merge(&o.latency);
         self.send_lag.merge(&o.send_lag);
         o.status.iter().for_each(|(s, n)| *self.status.entry(*s).or_default() += n);
-        for (number, theirs) in &o.routes {
-            let mine = self.routes.entry(*number).or_default();
-            mine.written += theirs.written;
-            mine.ok += theirs.ok;
-            mine.bad += theirs.bad;
-            mine.response.merge(&theirs.response);
+        for (number, theirs) in o.routes.iter().enumerate() {
+            self.route(number as u16).merge(theirs);
         }
+        self.pace.merge(&o.pace);
+        self.lanes += o.lanes;
         self.connections += o.connections;
         self.tls_resumed += o.tls_resumed;
         self.http2 += o.http2;
@@ -361,6 +341,8 @@ mod tests {
             phase: RunPhase::Measure,
             route: 1,
             expected: Some(200),
+            recorded: crate::trace::AnswerFacts::default(),
+            cache: None,
             due: ms(100),
             written: written.then_some(ms(110)),
             first_byte: Some(ms(150)),
@@ -386,9 +368,9 @@ mod tests {
             let (mut a, mut b) = (Tally::default(), Tally::default());
             for (i, (ending, written)) in endings.iter().enumerate() {
                 let t = if i % 2 == 0 { &mut a } else { &mut b };
-                t.due();
+                t.due(RunTime::from_millis(100), 1);
                 if *ending == 6 { t.shed(ShedReason::Bucket); continue; }
-                t.sent();
+                t.sent(RunTime::from_millis(110));
                 let ending = [Ending::Answered(200), Ending::Answered(503), Ending::Timeout, Ending::Cancelled,
                               Ending::Error(ErrorKind::Reset), Ending::FailedBeforeWrite][usize::from(*ending)];
                 t.ended(&outcome(ending, *written));

@@ -125,7 +125,7 @@ pub fn forecast<S: EventSource>(
                 open_now.remove(&(d.instance, d.connection));
             }
             DepartureKind::Open { .. } => {}
-            DepartureKind::Request(request) => {
+            DepartureKind::Request(request, _) => {
                 // A connection counts from its first request: those without any are not opened.
                 if open_now.insert((d.instance, d.connection), ()).is_none() {
                     opens = if opens.0 == second { (second, opens.1 + 1) } else { (second, 1) };

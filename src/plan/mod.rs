@@ -26,6 +26,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::AnswerFacts;
 use crate::trace::shape::SharedShape;
 
 /// Why a recorded request is not part of the plan.
@@ -135,7 +136,7 @@ pub enum DepartureKind {
         http2: bool,
     },
     /// Send a request.
-    Request(Arc<PlannedRequest>),
+    Request(Arc<PlannedRequest>, AnswerFacts),
     /// Close a connection.
     Close,
 }

@@ -14,7 +14,7 @@ use super::screen::{RouteNames, Screen};
 use super::stream::EventSource;
 use super::{CapCounter, Departure, DepartureKind, Instance, PlannedRequest};
 use crate::limits::{STATIONARY_REQUESTS_MAX, STATIONARY_SESSION_MAX};
-use crate::trace::EventKind;
+use crate::trace::{AnswerFacts, EventKind};
 use crate::units::{NANOS_PER_SEC, Rate};
 
 /// One recorded request of the sample: offset in its session, connection, what.
@@ -23,6 +23,7 @@ struct Step {
     offset_ns: u64,
     connection: u16,
     request: Arc<PlannedRequest>,
+    recorded: AnswerFacts,
 }
 
 /// Sessions to draw from.
@@ -67,7 +68,12 @@ impl Sample {
             if offset_ns > STATIONARY_SESSION_MAX.as_nanos() as u64 {
                 continue;
             }
-            sample.sessions[index].push(Step { offset_ns, connection: event.connection, request });
+            sample.sessions[index].push(Step {
+                offset_ns,
+                connection: event.connection,
+                request,
+                recorded: r.answer(),
+            });
             sample.requests += 1;
         }
         source.rewind()?;
@@ -156,7 +162,7 @@ impl Iterator for StationaryPlan {
                 let kind = DepartureKind::Close;
                 return Some(Departure { due_ns: at - self.lead_ns, instance, connection: u16::MAX, kind });
             };
-            let (request, connection) = (Arc::clone(&this.request), this.connection);
+            let (request, connection, recorded) = (Arc::clone(&this.request), this.connection, this.recorded);
             let after = steps.get(step + 1).map_or(at, |s| self.start_of(n) + s.offset_ns);
             self.heap.push(Reverse((after.max(at), n, session, step + 1)));
             if at < self.lead_ns {
@@ -166,7 +172,7 @@ impl Iterator for StationaryPlan {
             if over {
                 continue;
             }
-            let kind = DepartureKind::Request(request);
+            let kind = DepartureKind::Request(request, recorded);
             return Some(Departure { due_ns: at - self.lead_ns, instance, connection, kind });
         }
     }

@@ -214,7 +214,7 @@ impl<S: EventSource> PlanStream<S> {
     /// Counts a request as due, or as over the cap of its route. In the order of due times: clones of one
     /// request lie in different seconds.
     fn is_over_cap(&mut self, departure: &Departure) -> bool {
-        let DepartureKind::Request(request) = &departure.kind else { return false };
+        let DepartureKind::Request(request, _) = &departure.kind else { return false };
         let over = self.caps.is_over(request, departure.due_ns);
         self.counts.due += u64::from(!over);
         over
@@ -271,7 +271,7 @@ impl<S: EventSource> PlanStream<S> {
             EventKind::Request(r) => {
                 self.counts.scaled += clones;
                 match self.request(r, clones) {
-                    Some(planned) => DepartureKind::Request(planned),
+                    Some(planned) => DepartureKind::Request(planned, r.answer()),
                     None => return,
                 }
             }

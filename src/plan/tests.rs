@@ -48,6 +48,7 @@ pub(crate) fn request(at_ms: u64, session: u64, shape: RequestShape) -> TraceEve
         status: Fact::recorded(200),
         response_len: Fact::recorded(1),
         duration_ns: Fact::recorded(1_000_000),
+        cache: Fact::absent(),
     };
     let key = crate::plan::draw::hash64(session, Salt::Instance);
     let session = SessionRef { key, ordinal: session };
@@ -165,7 +166,7 @@ proptest! {
             last = d.due_ns;
             let slot = (d.due_ns / 10_000_000_000) as usize;
             if slot >= counts.len() { break; }
-            counts[slot] += u64::from(matches!(d.kind, DepartureKind::Request(_)));
+            counts[slot] += u64::from(matches!(d.kind, DepartureKind::Request(..)));
         }
         for n in counts {
             let want = rps as f64 * 10.0;

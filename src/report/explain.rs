@@ -247,7 +247,7 @@ impl Story<'_> {
             let bad = i.guards.iter().position(|v| matches!(v.level, Level::Hold | Level::NoData));
             match bad.and_then(|g| Some(guard_words(s.guards.get(g)?, i.guards.get(g)))) {
                 Some(words) => words,
-                None if i.lag_bad => "our own sending was late".to_owned(),
+                None if i.saturated => "our own sending was late".to_owned(),
                 None if i.order == Order::Freeze => "a person's order".to_owned(),
                 None => "a slow worker or a clock".to_owned(),
             }

@@ -6,10 +6,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::cause::{cause_words, evidence, reading_words, shortfall};
+use super::route::RouteJson;
 use crate::govern::guard::{GuardSpec, View};
 use crate::govern::state::Terminal;
 use crate::measure::fidelity::Fidelity;
 use crate::measure::latency::Latency;
+use crate::measure::saturation::Seconds;
 use crate::measure::tally::{Counts, Tally};
 use crate::measure::timeline::Row;
 use crate::plan::forecast::Forecast;
@@ -154,21 +156,6 @@ pub struct EventJson {
     pub what: String,
 }
 
-/// One route.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub struct RouteJson {
-    /// Method and first path segment.
-    pub name: String,
-    /// Written.
-    pub written: u64,
-    /// As recorded.
-    pub ok: u64,
-    /// Otherwise.
-    pub bad: u64,
-    /// Due to done.
-    pub response: LatencyJson,
-}
-
 /// Connections.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ConnectionsJson {
@@ -285,6 +272,8 @@ pub struct Facts<'a> {
     pub terminal: Terminal,
     /// Guards with their worst value and last view.
     pub guards: Vec<(&'a GuardSpec, Option<f64>, Option<View>)>,
+    /// How the generator itself was.
+    pub own: Seconds,
     /// What the governor did.
     pub events: Vec<EventJson>,
     /// The guards after the load.
@@ -339,7 +328,7 @@ pub fn report(f: &Facts<'_>) -> Report {
     let counts = planned(&all.counts);
     let measured = f.measure.counts.due > 0;
     let (main, names) = if measured { (f.measure, f.route_names.1) } else { (f.lead_in, f.route_names.0) };
-    let fidelity = crate::measure::fidelity::judge(f.measure);
+    let fidelity = crate::measure::fidelity::judge(f.measure, f.route_names.1, &f.own);
     let exit_code = match f.terminal {
         Terminal::Completed
             if fidelity.verdict == "invalid" || fidelity.sent_share.is_some_and(|s| s < SENT_SHARE_MIN) =>
@@ -358,13 +347,7 @@ pub fn report(f: &Facts<'_>) -> Report {
         ("sent = written + failed_before_write", all.counts.sent_adds_up()),
         ("written = ok + unexpected + error + timeout + cancelled", all.counts.written_adds_up()),
     ];
-    let route = |(number, r): (&u16, &crate::measure::tally::RouteTally)| RouteJson {
-        name: names.get(usize::from(*number)).cloned().unwrap_or_else(|| "other".to_owned()),
-        written: r.written,
-        ok: r.ok,
-        bad: r.bad,
-        response: LatencyJson::of(r.response.get()),
-    };
+    let name = |i: usize| names.get(i).map_or("other", String::as_str);
     Report {
         state: f.terminal.name().to_owned(),
         cause: f
@@ -399,7 +382,13 @@ pub fn report(f: &Facts<'_>) -> Report {
         events: f.events.clone(),
         aftercare: f.aftercare.clone(),
         timeline: f.timeline.clone(),
-        routes: main.routes.iter().map(route).collect(),
+        routes: main
+            .routes
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.due > 0)
+            .map(|(i, r)| RouteJson::of(name(i), r))
+            .collect(),
     }
 }
 

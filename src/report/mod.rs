@@ -9,6 +9,7 @@ pub mod explain;
 pub mod json;
 pub mod live;
 pub mod picture;
+pub mod route;
 pub mod svg;
 mod svg_scale;
 pub mod text;

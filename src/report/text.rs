@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::json::{CountsJson, GuardJson, LatencyJson, Report};
+use crate::measure::fidelity::Fidelity;
 
 fn ms(v: Option<f64>) -> String {
     match v {
@@ -168,6 +169,10 @@ fn trust(out: &mut String, r: &Report) -> std::fmt::Result {
     for reason in &f.reasons {
         writeln!(out, "           {reason}")?;
     }
+    for words in &f.drift {
+        writeln!(out, "           {words}")?;
+    }
+    shape(out, f)?;
     writeln!(
         out,
         "coverage   {:.1} % of the recorded requests can be sent; {:.2}x in requests at {}x in sessions{}",
@@ -191,6 +196,38 @@ fn trust(out: &mut String, r: &Report) -> std::fmt::Result {
         writeln!(out, "           {n} x {why}")?;
     }
     Ok(())
+}
+
+/// Planned beside sent: each half of a pair is said even where the other is not known.
+fn shape(out: &mut String, f: &Fidelity) -> std::fmt::Result {
+    let s = &f.shape;
+    let percent = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{:.1} %", v * 100.0));
+    writeln!(
+        out,
+        "shape      seconds differ by {} · gaps by {} (p50 {} ms planned, {} ms sent) · routes by {}",
+        percent(s.per_second_difference),
+        percent(s.gap_distance),
+        ms(s.gap_p50_planned_ms),
+        ms(s.gap_p50_sent_ms),
+        percent(s.route_mix_difference)
+    )?;
+    let number = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
+    let bytes = s
+        .response_bytes_ratio
+        .map_or_else(String::new, |x| format!(" · answers of {x:.2}x the recorded bytes"));
+    writeln!(
+        out,
+        "           {} requests a connection planned, {} as sent{bytes}",
+        number(s.requests_per_connection_planned),
+        number(s.requests_per_connection)
+    )?;
+    let g = &f.generator;
+    writeln!(
+        out,
+        "generator  busiest thread {} of a core at most · steal {} at most",
+        percent(g.thread_busy_max),
+        percent(g.steal_max)
+    )
 }
 
 fn guards(out: &mut String, guards: &[GuardJson]) -> std::fmt::Result {

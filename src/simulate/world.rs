@@ -276,7 +276,7 @@ impl World<'_> {
             achieved_max: Rate::from_rps_f64(self.best.iter().copied().fold(0.0, f64::max)),
             in_flight: 0,
             finish: last.then_some(Finish::TraceEnd),
-            lag_bad: false,
+            saturated: false,
             quiet_until: RunTime::START,
             order: Order::Go,
             budget: None,

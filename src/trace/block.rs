@@ -7,6 +7,7 @@ use super::codec::{BlockRecord, HeaderRecord, ShapeRecord, ValueRecord};
 use super::event::{ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
 use super::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme, SharedShape};
 use crate::units::TraceTime;
+use crate::wire::cache::CacheStatus;
 use crate::wire::head::Version;
 
 const OPEN: u8 = 0;
@@ -80,7 +81,8 @@ impl BlockBuilder {
         columns.status.push(r.status.value.map_or(0, |s| s.saturating_add(1)));
         columns.response_len.push(plus_one(r.response_len.value));
         columns.duration_ns.push(plus_one(r.duration_ns.value));
-        self.weight += 36;
+        columns.cache.push(CacheStatus::code(r.cache.value));
+        self.weight += 37;
         let facts = [
             r.arrival,
             r.connection,
@@ -88,6 +90,7 @@ impl BlockBuilder {
             r.status.provenance,
             r.response_len.provenance,
             r.duration_ns.provenance,
+            r.cache.provenance,
         ];
         facts.iter().enumerate().fold(0, |bits, (i, p)| bits | p.code() << (2 * i))
     }
@@ -205,6 +208,7 @@ fn request(
         status: Fact::with(r.status.get(i).ok_or_else(missing)?.checked_sub(1), p(3)),
         response_len: Fact::with(r.response_len.get(i).ok_or_else(missing).map(minus_one)?, p(4)),
         duration_ns: Fact::with(r.duration_ns.get(i).ok_or_else(missing).map(minus_one)?, p(5)),
+        cache: Fact::with(CacheStatus::from_code(*r.cache.get(i).ok_or_else(missing)?), p(6)),
     })
 }
 

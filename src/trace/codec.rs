@@ -120,6 +120,7 @@ pub(super) struct BlockRecord {
     pub status: Vec<u16>,
     pub response_len: Vec<u64>,
     pub duration_ns: Vec<u64>,
+    pub cache: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

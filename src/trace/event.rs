@@ -2,6 +2,7 @@
 
 use super::shape::SharedShape;
 use crate::units::TraceTime;
+use crate::wire::cache::CacheStatus;
 
 /// Where a fact comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -112,6 +113,25 @@ pub struct RequestFacts {
     pub response_len: Fact<u64>,
     /// First byte of the request to last byte of the answer, nanoseconds.
     pub duration_ns: Fact<u64>,
+    /// Whether the answer came from a cache, where it said so.
+    pub cache: Fact<CacheStatus>,
+}
+
+impl RequestFacts {
+    /// What the recording says of the answer.
+    #[must_use]
+    pub fn answer(&self) -> AnswerFacts {
+        AnswerFacts { response_len: self.response_len.value, cache: self.cache.value }
+    }
+}
+
+/// What the recording says of the answer to one request: to compare with, not to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AnswerFacts {
+    /// Body bytes.
+    pub response_len: Option<u64>,
+    /// Whether it came from a cache.
+    pub cache: Option<CacheStatus>,
 }
 
 /// Kind of an event.

@@ -42,5 +42,6 @@ pub fn line(meta: &TraceMeta, event: &TraceEvent, request: &RequestFacts, first_
         "status": request.status.value,
         "response_len": request.response_len.value,
         "duration_ms": request.duration_ns.value.map(|ns| (ns / 1_000) as f64 / 1e3),
+        "cache": request.cache.value,
     })
 }

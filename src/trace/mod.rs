@@ -15,7 +15,9 @@ pub mod shape;
 pub mod summary;
 pub mod writer;
 
-pub use event::{ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
+pub use event::{
+    AnswerFacts, ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent,
+};
 pub use ledger::{Item, Ledger};
 pub use meta::{Source, TraceMeta};
 pub use shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};

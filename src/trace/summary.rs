@@ -49,13 +49,14 @@ impl Summary {
         *self.statuses.entry(status).or_default() += 1;
         self.needs_credentials += u64::from(request.shape.credentials.any());
         self.redacted += u64::from(request.shape.target_redacted && !request.shape.credentials.any());
-        let facts: [(&'static str, Provenance); 6] = [
+        let facts: [(&'static str, Provenance); 7] = [
             ("arrival", request.arrival),
             ("connection", request.connection),
             ("body_len", request.body_len.provenance),
             ("status", request.status.provenance),
             ("response_len", request.response_len.provenance),
             ("duration", request.duration_ns.provenance),
+            ("cache", request.cache.provenance),
         ];
         for (fact, provenance) in facts {
             *self.provenance.entry(fact).or_default().entry(provenance.name()).or_default() += 1;

@@ -11,6 +11,7 @@ use crate::trace::{
     RequestShape, Scheme, SessionRef,
 };
 use crate::units::TraceTime;
+use crate::wire::cache::CacheStatus;
 use crate::wire::head::Version;
 
 fn meta() -> TraceMeta {
@@ -52,6 +53,7 @@ prop_compose! {
                 status: Fact::with(status, Provenance::Recorded),
                 response_len: Fact::with(len.map(|l| u64::from(l) * 3), Provenance::Derived),
                 duration_ns: Fact::absent(),
+                cache: Fact::with(len.and_then(|l| CacheStatus::from_code((l % 3) as u8)), Provenance::Recorded),
             }),
         };
         let session = SessionRef { key: key.wrapping_mul(0x9e37_79b9_7f4a_7c15), ordinal: key };

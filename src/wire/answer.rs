@@ -5,6 +5,7 @@
 //! bytes after the end are faults of the answer, because the next answer would be read out of them.
 
 use super::body::Asked;
+use super::cache::{CacheLines, CacheStatus};
 use super::head::is_token;
 use crate::limits::{CHUNK_LINE_MAX, HEAD_BYTES_MAX, HEADERS_MAX, TAKE_BODY_BYTES_MAX};
 
@@ -24,6 +25,8 @@ pub struct AnswerHead {
     pub set_cookie: bool,
     /// `Retry-After` in seconds; a date, or anything unreadable, is one minute.
     pub retry_after_s: Option<u64>,
+    /// Whether it came from a cache, where it says so.
+    pub cache: Option<CacheStatus>,
 }
 
 /// What of an answer is kept until the next one begins.
@@ -407,6 +410,7 @@ struct Lines {
     stop: bool,
     set_cookie: bool,
     retry_after_s: Option<u64>,
+    cache: CacheLines,
 }
 
 impl Lines {
@@ -433,6 +437,7 @@ impl Lines {
                 let text = std::str::from_utf8(value).unwrap_or_default();
                 self.retry_after_s = Some(text.trim().parse().unwrap_or(60));
             }
+            3 | 7 | 12..=15 => self.cache.take(name, value),
             _ => {}
         }
     }
@@ -475,6 +480,7 @@ fn facts(response: &httparse::Response<'_, '_>, asked: Asked) -> Seen {
         stop: lines.stop,
         set_cookie: lines.set_cookie,
         retry_after_s: lines.retry_after_s,
+        cache: lines.cache.status(),
     };
     Seen { head, body }
 }

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod body;
+pub mod cache;
 pub mod head;
 pub mod http2;
 pub mod stream;

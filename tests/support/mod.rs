@@ -106,8 +106,18 @@ pub struct Nginx {
 
 impl Nginx {
     pub fn start(dir: &Path) -> Option<Self> {
+        Self::start_with(dir, |port| {
+            format!(
+                "server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 \"ok\\n\"; }} }}"
+            )
+        })
+    }
+
+    /// With other servers, made for the port that is waited for.
+    pub fn start_with(dir: &Path, servers: impl FnOnce(u16) -> String) -> Option<Self> {
         let program = tool("nginx")?;
         let (d, port) = (dir.display(), free_port());
+        let servers = servers(port);
         fs::create_dir_all(dir.join("tmp")).unwrap();
         let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()
@@ -116,7 +126,7 @@ impl Nginx {
         let conf = format!(
             "user root;\ndaemon off;\npid {d}/nginx.pid;\nerror_log {d}/error.log;\nworker_processes 1;\n\
              events {{ worker_connections 4096; }}\nhttp {{\n{temps}access_log {d}/access.log;\nkeepalive_requests 1000000;\n\
-             keepalive_timeout 300s;\nserver {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 \"ok\\n\"; }} }}\n}}\n"
+             keepalive_timeout 300s;\n{servers}\n}}\n"
         );
         let path = dir.join("nginx.conf");
         fs::write(&path, conf).unwrap();

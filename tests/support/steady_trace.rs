@@ -56,6 +56,7 @@ pub fn write(file: &Path, rate: u64, seconds: u64, sessions: u64) {
             status: Fact::recorded(200),
             response_len: Fact::recorded(2),
             duration_ns: Fact::absent(),
+            cache: Fact::absent(),
         };
         let at = start + u64::try_from(u128::from(n) * 1_000_000_000 / u128::from(rate)).unwrap();
         push(at, n % sessions, EventKind::Request(facts));

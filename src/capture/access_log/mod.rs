@@ -120,6 +120,7 @@ fn event(sessions: &mut Sessions, at: WallTime, line: &LogLine, out: &mut Vec<Ra
         status: Fact::recorded(line.status),
         response_len: Fact::with(line.response_len, Provenance::Recorded),
         duration_ns: Fact::with(line.duration_ns, Provenance::Recorded),
+        cache: Fact::absent(),
     };
     out.push(RawEvent {
         at,

@@ -9,6 +9,7 @@ pub mod last_run;
 pub mod lock;
 pub mod metrics_page;
 pub mod notify;
+pub mod own_load;
 pub mod panic_stop;
 pub mod policy_file;
 pub mod signals;

@@ -18,7 +18,9 @@ use crate::govern::local::{Bins, LocalBucket, LocalNow};
 use crate::measure::outcome::{Ending, Outcome, RunPhase, is_expected};
 use crate::measure::tally::{ConnectTimes, Tally};
 use crate::plan::PlannedRequest;
+use crate::trace::AnswerFacts;
 use crate::units::RunTime;
+use crate::wire::cache::CacheStatus;
 
 /// Counts of one stretch of time, for the governor and the timeline.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,21 +111,34 @@ impl Book {
 
     /// A request is due.
     #[must_use]
-    pub fn due(&self, due: RunTime, phase: RunPhase, planned: Arc<PlannedRequest>) -> Due {
+    pub fn due(
+        &self,
+        due: RunTime,
+        phase: RunPhase,
+        planned: Arc<PlannedRequest>,
+        recorded: AnswerFacts,
+    ) -> Due {
         let mut inner = self.inner.borrow_mut();
-        inner.tally(phase).due();
+        inner.tally(phase).due(due, planned.route);
         inner.beat.flow.due += 1;
         Due {
             book: self.clone(),
             due,
             phase,
             planned,
+            recorded,
+            cache: None,
             sent: None,
             slot: None,
             written: None,
             first_byte: None,
             resolved: false,
         }
+    }
+
+    /// The plan asks for a connection.
+    pub fn lane(&self, phase: RunPhase) {
+        self.inner.borrow_mut().tally(phase).lanes += 1;
     }
 
     /// A connection was opened.
@@ -197,6 +212,10 @@ pub struct Due {
     pub phase: RunPhase,
     /// What to send.
     pub planned: Arc<PlannedRequest>,
+    /// What the recording says of the answer.
+    recorded: AnswerFacts,
+    /// Whether the answer came from a cache.
+    pub cache: Option<CacheStatus>,
     /// Its number in flight, once sent.
     sent: Option<usize>,
     /// Its place in flight: given back when it ends.
@@ -246,7 +265,7 @@ impl Due {
         let number = inner.in_flight.insert(InFlight { since: now, lane });
         inner.beat.flow.sent += 1;
         let tally = inner.tally(self.phase);
-        tally.sent();
+        tally.sent(now);
         if own_lag {
             let late = now.since(self.due);
             tally.send_lag.add(late);
@@ -269,6 +288,8 @@ impl Due {
             phase: self.phase,
             route: self.planned.route,
             expected: self.planned.expected,
+            recorded: self.recorded,
+            cache: self.cache,
             due: self.due,
             written: self.written,
             first_byte: self.first_byte,

@@ -484,7 +484,8 @@ impl Held {
     }
 
     fn end(&self, state: &mut State, body_bytes: u64) {
-        let Some(due) = state.current.take() else { return };
+        let Some(mut due) = state.current.take() else { return };
+        due.cache = state.head.cache;
         self.learn_from(state, &due);
         // An answer before all of the request was written leaves a connection that cannot be trusted.
         let early = due.written.is_none() || state.body.take().is_some();

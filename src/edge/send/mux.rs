@@ -30,6 +30,7 @@ use crate::plan::prepared::{Body, Prepared};
 use crate::plan::take::{Answer, Take};
 use crate::units::RunTime;
 use crate::wire::answer::AnswerHead;
+use crate::wire::cache::CacheLines;
 
 /// hyper's side of a connection.
 type Driven = Connection<TokioIo<Watched<Stream>>, Outgoing, Here>;
@@ -215,6 +216,9 @@ impl Exchange {
         }
         let (parts, mut body) = response.into_parts();
         let head = head_of(parts.status.as_u16(), &parts.headers);
+        if let Some(due) = &mut flying.due {
+            due.cache = head.cache;
+        }
         heed(&self.context, head, now);
         let rules = &self.context.marking.rewrite.takes;
         let of_body = |n: &u16| rules.get(usize::from(*n)).is_some_and(Take::needs_body);
@@ -251,6 +255,8 @@ impl Exchange {
 }
 
 fn head_of(status: u16, headers: &HeaderMap) -> AnswerHead {
+    let mut cache = CacheLines::default();
+    headers.iter().for_each(|(name, value)| cache.take(name.as_str(), value.as_bytes()));
     let seconds =
         |v: &hyper::header::HeaderValue| v.to_str().ok().and_then(|t| t.trim().parse().ok()).unwrap_or(60);
     AnswerHead {
@@ -259,6 +265,7 @@ fn head_of(status: u16, headers: &HeaderMap) -> AnswerHead {
         stop: headers.contains_key("x-replay-stop"),
         set_cookie: headers.contains_key("set-cookie"),
         retry_after_s: headers.get("retry-after").map(seconds),
+        cache: cache.status(),
     }
 }
 

@@ -1,0 +1,169 @@
+//! Whether the report tells the truth about the run: another application than the recorded one, a cold cache, a
+//! generator at its own limit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
+#![allow(clippy::disallowed_methods, reason = "tests measure real time against real servers")]
+
+#[path = "support/steady_trace.rs"]
+mod steady_trace;
+mod support;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replay::trace::ledger::Ledger;
+use replay::trace::meta::TraceMeta;
+use replay::trace::shape::{Credentials, RequestShape, Scheme};
+use replay::trace::writer::TraceWriter;
+use replay::trace::{EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
+use replay::units::{TraceTime, WallTime};
+use replay::wire::cache::CacheStatus;
+use replay::wire::head::Version;
+use support::*;
+
+/// Target, recorded body bytes, whether it came from a cache when recorded.
+type Recorded = (&'static str, u64, Option<CacheStatus>);
+
+/// 100 requests for each of them, one after the other, all of status 200.
+fn record(path: &Path, what: &[Recorded]) -> String {
+    let meta = TraceMeta {
+        started_at: WallTime(1_700_000_000_000_000_000),
+        sources: Vec::new(),
+        redaction: String::new(),
+        resolution_ns: 1,
+        spread_seed: None,
+        made_by: "test".to_owned(),
+    };
+    let mut writer = TraceWriter::new(File::create(path).unwrap(), &meta).unwrap();
+    for n in 0..100 * what.len() as u64 {
+        let (target, len, cache) = what[n as usize % what.len()];
+        let shape = RequestShape {
+            method: b"GET".to_vec(),
+            scheme: Scheme::Http,
+            authority: None,
+            target: target.replace("{n}", &n.to_string()).into_bytes(),
+            version: Version::Http11,
+            headers: Vec::new(),
+            credentials: Credentials::default(),
+            target_redacted: false,
+        };
+        let facts = RequestFacts {
+            shape: Arc::new(shape),
+            arrival: Provenance::Recorded,
+            connection: Provenance::Recorded,
+            body_len: Fact::recorded(0),
+            status: Fact::recorded(200),
+            response_len: Fact::recorded(len),
+            duration_ns: Fact::absent(),
+            cache: cache.map_or_else(Fact::absent, Fact::recorded),
+        };
+        let session = SessionRef { key: n % 10 * 77 + 5, ordinal: n % 10 };
+        let kind = EventKind::Request(facts);
+        writer.push(&TraceEvent { at: TraceTime(n * 5_000_000), session, connection: 0, kind }).unwrap();
+    }
+    writer.finish(&Ledger::default()).unwrap();
+    path.display().to_string()
+}
+
+fn run(dir: &Path, trace: &str, port: u16) -> (i32, serde_json::Value) {
+    let (url, out) = (format!("http://127.0.0.1:{port}"), dir.join("run"));
+    let out_text = out.display().to_string();
+    let args = ["--trace", trace, "--target", &url, "--lead-in", "none", "--out", &out_text, "--quiet"];
+    let done = replay(&args);
+    println!("{}", text(&done));
+    let r = report(&out);
+    assert_identities(&r);
+    (code(&done), r)
+}
+
+/// A real cache in front of a real origin, warm for one page and never for the other; one page has grown, one wants a
+/// log-in now.
+#[test]
+fn answers_that_are_not_the_recorded_ones_are_told_route_by_route() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path().display();
+    let origin = free_port();
+    let page = "x".repeat(4_000);
+    let servers = |port: u16| {
+        format!(
+            "proxy_cache_path {d}/cache keys_zone=c:1m;\n\
+             server {{ listen 127.0.0.1:{origin}; location / {{ return 200 \"{page}\"; }} }}\n\
+             server {{ listen 127.0.0.1:{port}; proxy_cache c; proxy_cache_valid 200 1m; add_header X-Cache-Status $upstream_cache_status;\n\
+             location / {{ proxy_pass http://127.0.0.1:{origin}; }}\n\
+             location /account {{ return 302 /login; }} }}"
+        )
+    };
+    let Some(nginx) = Nginx::start_with(dir.path(), servers) else { return };
+    let hit = Some(CacheStatus::Hit);
+    let mut what: Vec<Recorded> = vec![
+        ("/grown", 1_000, None),
+        ("/account", 4_000, None),
+        ("/unique?{n}", 4_000, hit),
+        ("/unknown", 4_000, None),
+    ];
+    // Most of it is as it was: else the governor would not let it go on.
+    what.extend([("/same", 4_000, hit); 6]);
+    let trace = record(&dir.path().join("a.trace"), &what);
+    let (exit, r) = run(dir.path(), &trace, nginx.port);
+    assert_eq!(exit, 0);
+    let drift: Vec<_> =
+        r["fidelity"]["drift"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+    assert_eq!(
+        drift,
+        [
+            "GET /grown: answers had 4000 bytes on average, when recorded 1000 (x 4.00)",
+            "GET /account: 100 % of the answers were 3xx, when recorded 0 %",
+            "GET /unique: 0 % of the answers came from a cache, when recorded 100 %",
+        ]
+    );
+    assert_eq!(r["fidelity"]["verdict"], "reduced", "{}", r["fidelity"]);
+    let route =
+        |name: &str| r["routes"].as_array().unwrap().iter().find(|x| x["name"] == name).unwrap().clone();
+    let same = route("GET /same");
+    assert_eq!(
+        (&same["due"], &same["ok"], &same["sizes"]["received"]),
+        (&600.into(), &600.into(), &2_400_000.into())
+    );
+    assert!(same["cache"]["hit_share"].as_f64().unwrap() >= 0.9, "{same}");
+    assert_eq!(route("GET /account")["by_end"]["3xx"]["count"], 100);
+    assert_eq!(route("GET /unknown")["cache"]["recorded_hit_share"], serde_json::Value::Null);
+    let shape = &r["fidelity"]["shape"];
+    assert_eq!((&shape["connections_planned"], &shape["connections_opened"]), (&10.into(), &10.into()));
+    assert_eq!(shape["route_mix_difference"], 0.0);
+    assert_eq!(shape["response_bytes_ratio"], 1.0909, "of those with the recorded status: {shape}");
+}
+
+/// Others have the processor that we run on: whatever the figures say, they are about us, and the report says so.
+#[test]
+fn a_generator_at_its_limit_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(nginx) = Nginx::start(dir.path()) else { return };
+    let path = dir.path().join("much.trace");
+    steady_trace::write(&path, 200_000, 5, 64);
+    let policy = dir.path().join("p.toml");
+    let words = "version = 1\nname = \"much\"\n[target]\nallow = [\"127.0.0.0/8\"]\n[rate]\nmax_rps = 1000000\nmax_new_connections_per_s = 1000\n";
+    std::fs::write(&policy, words).unwrap();
+    let (taskset, log) = (Path::new("taskset"), dir.path().join("others.log"));
+    let spin = ["-c", "0", "sh", "-c", "while :; do :; done"];
+    let _others: Vec<Process> = (0..4).map(|_| Process::start(taskset, &spin, &log)).collect();
+    let (trace, policy, out) =
+        (path.display().to_string(), policy.display().to_string(), dir.path().join("run"));
+    let (url, out_text) = (format!("http://127.0.0.1:{}", nginx.port), out.display().to_string());
+    let ours =
+        ["-c", "0", REPLAY, "--trace", &trace, "--target", &url, "--policy", &policy, "--pacing", "1ms"];
+    let ours = [&ours[..], &["--lead-in", "none", "--out", &out_text, "--quiet"]].concat();
+    let mut process = Process::start(taskset, &ours, &dir.path().join("replay.out"));
+    let exit = wait_for_end(&mut process, Duration::from_secs(60));
+    let r = report(&out);
+    assert_identities(&r);
+    assert_ne!(exit, 0, "{}", r["fidelity"]);
+    assert_eq!(r["fidelity"]["verdict"], "invalid", "{}", r["fidelity"]);
+    let own = &r["fidelity"]["generator"];
+    assert!(own["saturated_s"].as_u64().unwrap() >= 3, "{own}");
+    assert!(!own["reasons"].as_array().unwrap().is_empty(), "{own}");
+    let told =
+        |e: &serde_json::Value| e["what"].as_str().unwrap().starts_with("the generator is at its limit: ");
+    assert!(r["events"].as_array().unwrap().iter().any(told), "{}", r["events"]);
+    println!("{}", r["fidelity"]["reasons"]);
+}
