@@ -278,6 +278,12 @@ pub const DNS_LIFE_MIN: Duration = Duration::from_secs(1);
 /// Longest: a balancer that moves is followed within this, whatever its records say.
 pub const DNS_LIFE_MAX: Duration = Duration::from_secs(300);
 
+/// Connections of a pool: each request looks for a free one.
+pub const POOL_MAX: u32 = 4_096;
+
+/// Local addresses that connections may come from.
+pub const SOURCE_ADDRESSES_MAX: usize = 256;
+
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 64;
 

@@ -11,6 +11,7 @@ use super::run::LiveLine;
 use crate::demo::{Shop, ShopSettings};
 use crate::engine::prepare::{Refusal, Request, prepare};
 use crate::engine::run::{Conduct, run, workers_for};
+use crate::plan::connections::Connections;
 use crate::plan::pacing::Pacing;
 use crate::policy::settings::LeadIn;
 use crate::policy::{Policy, check};
@@ -113,12 +114,14 @@ impl DemoArgs {
             seed: 1,
             shard: (0, 1),
             pacing: Pacing::Auto,
+            connections: Connections::Recorded,
+            source_ips: Vec::new(),
         };
         let (prepared, _) = prepare(&request).map_err(|r| match r {
             Refusal::Usage(error) => error,
             Refusal::Refused(why) => anyhow::anyhow!(why),
         })?;
-        let workers = workers_for(prepared.settings.target);
+        let workers = workers_for(prepared.settings.target, prepared.connections);
         let conduct = Conduct::into(self.out.join(name), workers);
         let mut live = LiveLine::new(self.quiet);
         let report = run(prepared, &conduct, &mut |s| live.show(s));

@@ -24,6 +24,7 @@ use crate::engine::prepare::{Refusal, Request, load_policy, prepare};
 use crate::engine::run::{Conduct, run, target_name};
 use crate::engine::shared::Stage;
 use crate::govern::latch::Latch;
+use crate::plan::connections::Connections;
 use crate::plan::pacing::Pacing;
 use crate::policy::Policy;
 use crate::policy::settings::{LeadIn, local_guards};
@@ -232,6 +233,8 @@ impl DrillArgs {
             seed: 1,
             shard: (0, 1),
             pacing: Pacing::Auto,
+            connections: Connections::Recorded,
+            source_ips: Vec::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! `replay run`, also what `replay` alone does.
 
+use core::net::IpAddr;
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::engine::governor::Snapshot;
 use crate::engine::ledger;
 use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
 use crate::engine::run::{Conduct, NotStarted, Prepared, run, target_name, workers_for};
+use crate::plan::connections::Connections;
 use crate::plan::pacing::Pacing;
 use crate::policy::settings::{LeadIn, in_flight_max};
 use crate::report::dry_run::{self, Asked};
@@ -64,6 +66,12 @@ pub(super) struct RunArgs {
     /// When requests leave: auto, exact, spin (a core for each worker), or together within a time such as 100us or 1ms.
     #[arg(long, default_value = "auto", value_parser = Pacing::parse)]
     pacing: Pacing,
+    /// Whose connections: recorded (opened and closed as the recorded ones were), or pool:N shared by all sessions.
+    #[arg(long, value_name = "WHOSE", default_value = "recorded", value_parser = Connections::parse)]
+    connections: Connections,
+    /// Local addresses that connections come from, in turn: each gives as many as there are local ports.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    source_ip: Vec<IpAddr>,
     /// Say what would be done, and send nothing.
     #[arg(long)]
     dry_run: bool,
@@ -116,6 +124,9 @@ impl RunArgs {
         for warning in &prepared.policy.warnings {
             writeln!(std::io::stderr(), "replay: {warning}")?;
         }
+        for warning in &prepared.scarce {
+            writeln!(std::io::stderr(), "replay: this machine: {warning}")?;
+        }
         if self.dry_run {
             banner(out, &prepared, &asked)?;
             return Ok(super::OK);
@@ -165,6 +176,8 @@ impl RunArgs {
             seed: self.seed,
             shard: self.shard,
             pacing: self.pacing,
+            connections: self.connections,
+            source_ips: self.source_ip.clone(),
         })
     }
 
@@ -192,7 +205,7 @@ impl RunArgs {
             Ok(mark) => mark,
             Err(error) => return complain(&error.context("refused"), super::REFUSED),
         };
-        let workers = workers_for(prepared.settings.target);
+        let workers = workers_for(prepared.settings.target, prepared.connections);
         let conduct = Conduct::into(folder.clone(), workers);
         let mut line = LiveLine::new(self.quiet);
         let report = match run(prepared, &conduct, &mut |s| line.show(s)) {

@@ -9,6 +9,7 @@
 //! Each arrow is bounded. Every thread can be missed: a silent worker holds and then aborts the run, a
 //! silent governor lets the lease run out.
 
+pub mod demands;
 pub mod feeder;
 pub mod governor;
 pub mod handle;
@@ -16,6 +17,7 @@ pub mod identity;
 pub mod journal;
 pub mod ledger;
 mod open;
+pub mod pool;
 pub mod prepare;
 pub mod rewriting;
 pub mod run;

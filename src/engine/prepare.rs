@@ -3,14 +3,15 @@
 //! Everything that can be known before the first request is decided here: the policy, the target, the
 //! limits, the whole plan, the lead-in. Flags may lower what a policy allows, never raise it.
 
+use core::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 
-use super::rewriting;
 use super::run::{Prepared, fresh_id};
+use super::{demands, rewriting};
 use crate::edge::clock::wall;
 use crate::edge::host::clock_sync;
 use crate::edge::host::kill_file::KillFile;
@@ -21,6 +22,7 @@ use crate::edge::trust;
 use crate::govern::settings::Settings;
 use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::DepartureKind;
+use crate::plan::connections::Connections;
 use crate::plan::forecast::{Forecast, forecast};
 use crate::plan::pacing::Pacing;
 use crate::plan::rewrite::Rewrite;
@@ -93,6 +95,10 @@ pub struct Request {
     pub shard: (u64, u64),
     /// When workers wake.
     pub pacing: Pacing,
+    /// Whose connections they are.
+    pub connections: Connections,
+    /// Local addresses that connections come from; none leaves it to the kernel.
+    pub source_ips: Vec<IpAddr>,
 }
 
 /// A trace file as a source of events.
@@ -168,6 +174,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     }
     let connect_to = connect_to(asked, &target)?;
     limits(asked, &target)?;
+    if let Some(why) = demands::source_objection(&asked.source_ips) {
+        return refused(why);
+    }
     let mut source = FileSource::open(&asked.trace)?;
     if let Some(why) = policy.rewrite.objection(&target) {
         return refused(why);
@@ -204,6 +213,11 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         (None, None) => Duration::from_nanos(whole),
     };
     fits_window(&settings, opening.as_ref())?;
+    let (objection, scarce) =
+        demands::capacity_objection(demands::connections(asked, &forecast), asked.source_ips.len());
+    if let Some(why) = objection {
+        return refused(why);
+    }
     let words = RunJson { trace_warning, site_limits: said, ..words(asked, &target, &forecast, spread_seed) };
     let dry = Asked {
         trace: words.trace.clone(),
@@ -226,6 +240,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         forecast,
         sample,
         pacing: asked.pacing,
+        connections: asked.connections,
+        source_ips: asked.source_ips.clone(),
+        scarce,
         accounts,
         tls,
         steady,
@@ -370,6 +387,8 @@ fn words(asked: &Request, target: &Target, f: &Forecast, spread_seed: Option<u64
         seed: asked.seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time_note: spread_seed.map(note),
+        connections: asked.connections.to_string(),
+        source_ips: asked.source_ips.iter().map(ToString::to_string).collect(),
         ..RunJson::default()
     }
 }
@@ -442,6 +461,11 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
     if asked.lead_in == LeadIn::None && !target.is_loopback() {
         return refused("--lead-in none is for loopback targets only; production is approached step by step");
     }
+    if asked.connections != Connections::Recorded && asked.policy.rewrite.has_sessions() {
+        return refused(
+            "--connections pool:N shares connections among all sessions, but [rewrite] takes values from answers or has accounts, which belong to one session; use the recorded connections",
+        );
+    }
     if !target.is_loopback() && asked.policy.is_loopback_only() {
         return refused("the policy was checked for this machine only");
     }
@@ -477,6 +501,8 @@ pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(For
         seed: 1,
         shard: (0, 1),
         pacing: Pacing::Auto,
+        connections: Connections::Recorded,
+        source_ips: Vec::new(),
     };
     let mut plan = match plan_settings(&asked, rewriting::for_survey(&asked.policy)?) {
         Ok(plan) => plan,

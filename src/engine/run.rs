@@ -38,6 +38,7 @@ use crate::govern::state::Attribution;
 use crate::govern::step::Effect;
 use crate::limits::{FEED_BATCHES_MAX, POLICY_LOOK, WORKERS_MAX};
 use crate::measure::tally::Tally;
+use crate::plan::connections::Connections;
 use crate::plan::forecast::Forecast;
 use crate::plan::pacing::Pacing;
 use crate::plan::prepared::Marking;
@@ -72,6 +73,12 @@ pub struct Prepared<S> {
     pub sample: Sample,
     /// When workers wake.
     pub pacing: Pacing,
+    /// Whose connections they are.
+    pub connections: Connections,
+    /// Local addresses that connections come from.
+    pub source_ips: Vec<core::net::IpAddr>,
+    /// What this machine may run short of, in words.
+    pub scarce: Vec<String>,
     /// Accounts that sessions log in with.
     pub accounts: Arc<Accounts>,
     /// TLS to the target, for https.
@@ -115,12 +122,16 @@ impl Conduct {
 /// Shows live numbers while a run is under way.
 pub type Live<'a> = &'a mut dyn FnMut(&Snapshot);
 
-/// Number of workers for a rate: one does thousands of requests a second.
+/// Number of workers for a rate: one does thousands of requests a second. A pool's connections are whole.
 #[must_use]
-pub fn workers_for(target: Rate) -> usize {
+pub fn workers_for(target: Rate, connections: Connections) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let wanted = (target.rps() / 2_000.0).ceil() as usize;
-    wanted.clamp(1, cores.min(WORKERS_MAX))
+    let most = match connections {
+        Connections::Recorded => WORKERS_MAX,
+        Connections::Pool(n) => WORKERS_MAX.min(n as usize),
+    };
+    wanted.clamp(1, cores.min(most).max(1))
 }
 
 /// Runs to the end.
@@ -327,6 +338,8 @@ fn start_workers<S>(
         connect_timeout: p.policy.rate.connect_timeout,
         session_blocked_max: p.policy.rate.session_blocked_max,
         pacing: p.pacing,
+        connections: p.connections,
+        source_ips: p.source_ips.clone(),
         accounts: Arc::clone(&p.accounts),
     };
     let (mut senders, mut handles) = (Vec::new(), Vec::new());

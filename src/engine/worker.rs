@@ -13,19 +13,22 @@ use tokio::sync::mpsc::Receiver;
 use tokio::task::LocalSet;
 
 use super::feeder::Batch;
+use super::pool::Pool;
 use super::sessions::Sessions;
 use super::shared::{Shared, Stage};
 use crate::edge::host::timer::FineTimer;
 use crate::edge::send::book::Book;
-use crate::edge::send::connect::Connector;
+use crate::edge::send::connect::{Connector, Sources};
 use crate::edge::send::dns::Resolver;
 use crate::edge::send::lane::{Lane, LaneContext};
 use crate::edge::send::mux::Alpn;
+use crate::edge::send::session::Session;
 use crate::govern::gate::ShedReason;
 use crate::govern::latch::StopCause;
 use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, TOO_LATE};
 use crate::measure::outcome::RunPhase;
 use crate::measure::tally::Tally;
+use crate::plan::connections::Connections;
 use crate::plan::pacing::{Pacer, Pacing};
 use crate::plan::prepared::Marking;
 use crate::plan::session::{AccountPool, Accounts};
@@ -74,6 +77,10 @@ pub struct WorkerSettings {
     pub session_blocked_max: Duration,
     /// When it wakes.
     pub pacing: Pacing,
+    /// Whose connections they are.
+    pub connections: Connections,
+    /// Local addresses that connections come from.
+    pub source_ips: Vec<core::net::IpAddr>,
     /// Accounts that sessions log in with.
     pub accounts: Arc<Accounts>,
 }
@@ -108,6 +115,7 @@ pub fn run(
         server_name: settings.server_name,
         resumption: settings.resumption,
         tls: settings.tls.filter(|_| settings.target.https()).map(Alpn::of),
+        sources: Sources::new(&settings.source_ips),
         timeout: settings.connect_timeout,
         target: settings.target,
         clock,
@@ -122,6 +130,7 @@ pub fn run(
         session_blocked_max: settings.session_blocked_max,
         number: std::cell::Cell::new((index as u64) << 48),
         scratch: LaneContext::scratch(),
+        learns: settings.connections == Connections::Recorded,
         accounts: RefCell::new(AccountPool::new(settings.accounts, index, shared.ports.len())),
     });
     let local = LocalSet::new();
@@ -131,6 +140,7 @@ pub fn run(
         context,
         queue: VecDeque::new(),
         lanes: BTreeMap::new(),
+        pool: settings.connections.share_of(index, shared.ports.len()).map(Pool::new),
         sessions: Sessions::default(),
         http2: settings.http2,
         thinner: Thinner::default(),
@@ -161,6 +171,8 @@ struct Worker {
     context: Rc<LaneContext>,
     queue: VecDeque<Planned>,
     lanes: BTreeMap<(Instance, u16), Lane>,
+    /// Instead of them.
+    pool: Option<Pool>,
     sessions: Sessions,
     http2: Http2,
     thinner: Thinner,
@@ -236,7 +248,7 @@ impl Worker {
                 lane.time_out();
             }
             let mut beat = self.context.book.take_beat();
-            beat.now.connections = self.lanes.len() as u64;
+            beat.now.connections = self.open_lanes() as u64;
             self.sessions.sweep(now, &self.context.accounts);
             self.shared.ports[self.index].put(now, beat);
         }
@@ -245,15 +257,22 @@ impl Worker {
     /// After the load connections are closed one after the other: thousands of closes in one moment are work
     /// for the balancer, too.
     fn close_some(&mut self, now: RunTime) {
-        let (since, all) = *self.closing.get_or_insert((now, self.lanes.len()));
+        let (since, all) = *self.closing.get_or_insert((now, self.open_lanes()));
         let whole = CLOSE_EACH.saturating_mul(u32::try_from(all).unwrap_or(u32::MAX)).min(CLOSE_ALL);
         let passed = now.since(since).as_secs_f64() / whole.as_secs_f64().max(1e-9);
         let keep = (all as f64 * (1.0 - passed)).max(0.0) as usize;
+        if let Some(pool) = &mut self.pool {
+            pool.close_to(keep);
+        }
         while self.lanes.len() > keep {
             if let Some(((instance, _), _)) = self.lanes.pop_first() {
                 self.sessions.leave(instance, now);
             }
         }
+    }
+
+    fn open_lanes(&self) -> usize {
+        self.lanes.len() + self.pool.as_ref().map_or(0, Pool::len)
     }
 
     /// Sends off what is due; whether more of it is left for the next turn.
@@ -263,6 +282,9 @@ impl Worker {
         } else if self.epoch != epoch {
             // Fresh sessions on fresh connections; what the old lanes hold they finish.
             self.lanes.clear();
+            if let Some(pool) = &mut self.pool {
+                pool.close_to(0);
+            }
             self.sessions.clear(&self.context.accounts);
         }
         self.epoch = epoch;
@@ -303,6 +325,8 @@ impl Worker {
         let phase = p.phase;
         let Departure { instance, connection, kind, .. } = p.departure;
         match kind {
+            // A pool's connections come and go with its work.
+            DepartureKind::Open { .. } | DepartureKind::Close if self.pool.is_some() => {}
             DepartureKind::Open { http2 } => {
                 if self.thinner.keeps(instance, now, self.shared.share())
                     && let Some(lane) = self.lane(instance, connection, http2, phase)
@@ -354,6 +378,14 @@ impl Worker {
         recorded_http2: bool,
         phase: RunPhase,
     ) -> Option<&Lane> {
+        let tries = self.http2.tries(recorded_http2, self.context.marking.https);
+        if let Some(pool) = &mut self.pool {
+            let context = &self.context;
+            return pool.lane(tries, || {
+                context.book.lane(phase);
+                Lane::start(Rc::clone(context), Session::default(), tries)
+            });
+        }
         let key = (instance, connection);
         if !self.lanes.contains_key(&key) {
             if self.lanes.len() >= LANES_MAX {
@@ -361,8 +393,7 @@ impl Worker {
             }
             self.context.book.lane(phase);
             let session = self.sessions.enter(instance);
-            let http2 = self.http2.tries(recorded_http2, self.context.marking.https);
-            self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session, http2));
+            self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session, tries));
         }
         self.lanes.get(&key)
     }

@@ -7,6 +7,7 @@
 
 mod alike;
 pub mod body;
+pub mod connections;
 pub mod cookies;
 pub mod draw;
 pub mod forecast;

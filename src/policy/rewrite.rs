@@ -57,6 +57,12 @@ pub struct RewriteWords {
 }
 
 impl RewriteWords {
+    /// Whether it lives on what belongs to one session: values of answers, an account.
+    #[must_use]
+    pub fn has_sessions(&self) -> bool {
+        !self.rules.takes.is_empty() || self.accounts.is_some()
+    }
+
     /// Whether a secret is sent.
     #[must_use]
     pub fn has_secrets(&self) -> bool {

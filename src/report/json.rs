@@ -202,6 +202,10 @@ pub struct RunJson {
     pub rate_rps: Option<f64>,
     /// Planned peak second, requests per second.
     pub peak_rps: f64,
+    /// Whose connections they were: `recorded` or `pool:N`.
+    pub connections: String,
+    /// Local addresses that they came from; empty left it to the kernel.
+    pub source_ips: Vec<String>,
     /// Seed.
     pub seed: u64,
     /// Version of the program.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use replay::edge::clock::Clock;
 use replay::edge::send::book::Book;
-use replay::edge::send::connect::Connector;
+use replay::edge::send::connect::{Connector, Sources};
 use replay::edge::send::dns::Resolver;
 use replay::edge::send::lane::LaneContext;
 use replay::govern::gate::{Gate, GateLimits};
@@ -38,6 +38,7 @@ pub fn context(addr: SocketAddr, timeout: Duration, blocked: Duration) -> (Rc<La
             tls: None,
             server_name: None,
             resumption: Resumption::default(),
+            sources: Sources::default(),
             timeout: Duration::from_secs(5),
             target: target.clone(),
             clock,
@@ -53,6 +54,7 @@ pub fn context(addr: SocketAddr, timeout: Duration, blocked: Duration) -> (Rc<La
         session_blocked_max: blocked,
         number: Cell::new(0),
         scratch: LaneContext::scratch(),
+        learns: true,
         accounts: RefCell::default(),
     });
     (context, book)

@@ -1,6 +1,6 @@
 //! What this machine can open: file descriptors, local ports, tracked connections.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Numbers of this machine; `None` where the kernel does not say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -15,6 +15,16 @@ pub struct Capacity {
 
 fn number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Raises the number of open files to what the system allows this process; says what it is then.
+#[must_use]
+pub fn raise_files() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
+        return maximum;
+    }
+    current
 }
 
 /// Looks.
@@ -41,9 +51,17 @@ impl Capacity {
                 "{connections} connections need more than the {files} open files allowed (ulimit -n)"
             ));
         }
-        if let Some(ports) = self.ports.filter(|p| connections > p / 2) {
+        out.extend(self.scarce(connections, 1));
+        out
+    }
+
+    /// What `connections` at once from so many local addresses come close to, in words.
+    #[must_use]
+    pub fn scarce(&self, connections: u64, sources: usize) -> Vec<String> {
+        let mut out = Vec::new();
+        if let Some(ports) = self.ports.map(|p| p * sources.max(1) as u64).filter(|p| connections > p / 2) {
             out.push(format!(
-                "{connections} connections to one address take more than half of the {ports} local ports; closed ones wait for a minute"
+                "{connections} connections to one address take more than half of the {ports} local ports; closed ones wait for a minute (--source-ip gives more)"
             ));
         }
         if let Some((max, now)) = self.conntrack.filter(|(max, now)| connections + now > max * 8 / 10) {
@@ -65,6 +83,12 @@ mod tests {
         assert!(c.too_small_for(900).is_empty());
         assert_eq!(c.too_small_for(1_000).len(), 1);
         assert_eq!(c.too_small_for(20_000).len(), 3);
+        assert_eq!(
+            (c.scarce(14_000, 1).len(), c.scarce(14_001, 1).len(), c.scarce(14_001, 2).len()),
+            (1, 2, 1)
+        );
+        let files = raise_files();
+        assert_eq!((files, look().files), (getrlimit(Resource::Nofile).maximum, files));
         assert!(Capacity::default().too_small_for(1_000_000).is_empty(), "not known is not too small");
         assert!(look().files.is_some());
     }

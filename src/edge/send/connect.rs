@@ -1,5 +1,7 @@
 //! Opens one connection: TCP, then TLS where the target wants it.
 
+use core::net::{IpAddr, SocketAddr};
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -44,11 +46,74 @@ pub struct Connector {
     pub server_name: Option<String>,
     /// Resumption.
     pub resumption: Resumption,
+    /// Local addresses that connections come from, in turn.
+    pub sources: Sources,
     /// Longest time in all.
     pub timeout: Duration,
     /// Clock.
     pub clock: Clock,
 }
+
+/// Local addresses, taken in turn; none leaves the choice to the kernel.
+#[derive(Debug, Default)]
+pub struct Sources {
+    addrs: Vec<IpAddr>,
+    turn: Cell<usize>,
+}
+
+impl Sources {
+    /// These.
+    #[must_use]
+    pub fn new(addrs: &[IpAddr]) -> Self {
+        Self { addrs: addrs.to_vec(), turn: Cell::new(0) }
+    }
+
+    /// The next one of the family of `to`.
+    ///
+    /// # Errors
+    /// When there are some, but none of that family.
+    fn next(&self, to: SocketAddr) -> anyhow::Result<Option<IpAddr>> {
+        let mut tried = 0;
+        while tried < self.addrs.len() {
+            let turn = self.turn.get();
+            self.turn.set((turn + 1) % self.addrs.len());
+            tried += 1;
+            if let Some(addr) = self.addrs.get(turn).filter(|a| a.is_ipv4() == to.is_ipv4()) {
+                return Ok(Some(*addr));
+            }
+        }
+        anyhow::ensure!(tried == 0, "no --source-ip is of the family of {}", to.ip());
+        Ok(None)
+    }
+}
+
+/// Connects, from `source` where there is one.
+async fn tcp(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(to).await };
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(source, 0))?;
+    socket.connect(to).await
+}
+
+/// Says what stands behind the number of an error where people would look at the target for it.
+fn name(error: &io::Error, to: SocketAddr, source: Option<IpAddr>) -> anyhow::Error {
+    let from = source.map_or_else(String::new, |s| format!(" from {s}"));
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => anyhow::anyhow!(
+            "no local port is left{from} to {to}: give more addresses (--source-ip), or a wider net.ipv4.ip_local_port_range"
+        ),
+        _ if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) => {
+            anyhow::anyhow!(
+                "no file descriptor is left for a connection to {to}: raise LimitNOFILE= or ulimit -n"
+            )
+        }
+        _ => anyhow::anyhow!("cannot connect{from} to {to}: {error}"),
+    }
+}
+
+/// The process, or the machine, has too many files open (errno(3)).
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 impl Connector {
     /// Opens a connection. The permit is used up whether or not it succeeds.
@@ -78,9 +143,8 @@ impl Connector {
         // Resolving may have taken a while.
         anyhow::ensure!(!latch.is_set(), "the run was stopped");
         let start = self.clock.now();
-        let tcp = TcpStream::connect(addr.get())
-            .await
-            .with_context(|| format!("cannot connect to {}", addr.get()))?;
+        let source = self.sources.next(addr.get())?;
+        let tcp = tcp(addr.get(), source).await.map_err(|e| name(&e, addr.get(), source))?;
         tcp.set_nodelay(true)?;
         let connect = Some(self.clock.now().since(start));
         let Some(config) = &self.tls else {

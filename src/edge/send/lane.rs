@@ -66,6 +66,8 @@ pub struct LaneContext {
     pub number: Cell<u64>,
     /// Where answers are read.
     pub scratch: RefCell<Box<[u8]>>,
+    /// Answers teach sessions: not in a pool, where a connection is nobody's.
+    pub learns: bool,
     /// Accounts that no session of this worker uses now.
     pub accounts: RefCell<AccountPool>,
 }
@@ -147,6 +149,21 @@ impl Lane {
     pub fn open(&self, phase: RunPhase) {
         self.0.state.borrow_mut().wanted = Some(phase);
         self.0.wake();
+    }
+
+    /// Whether a request would be sent at once.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        let state = self.0.state.borrow();
+        let one = state.connection.is_some() && state.current.is_none();
+        state.waiting.is_empty() && (one || state.mux.as_ref().is_some_and(Mux::has_room))
+    }
+
+    /// Requests it holds.
+    #[must_use]
+    pub fn load(&self) -> usize {
+        let state = self.0.state.borrow();
+        state.waiting.len() + usize::from(state.current.is_some())
     }
 
     /// Hands a due request over: it is sent now if the connection is idle.
@@ -512,6 +529,9 @@ impl Held {
 
     /// Keeps cookies and values of an answer to a request for `path`.
     pub(super) fn learn(&self, status: u16, takes: &[u16], path: &[u8], answer: &Answer<'_>) {
+        if !self.context.learns {
+            return;
+        }
         let unix_s = (wall().0 / NANOS_PER_SEC) as i64;
         let now = Now { run: self.context.clock.now(), unix_s };
         let mut session = self.session.state.borrow_mut();
