@@ -199,6 +199,23 @@ const _: () = assert!(BLOCK_RAW_BYTES_TARGET + HEAD_BYTES_MAX * 2 < BLOCK_RAW_BY
 
 // --- Plan --------------------------------------------------------------------------------------
 
+/// Length of a trace, in seconds of trace time (a week): the per-second curve in its end section stays small.
+pub const TRACE_SECONDS_MAX: u64 = 7 * 86_400;
+
+/// Requests up to which a trace is read through before a run (a second or two); a longer one is sounded where it is
+/// densest.
+pub const READ_THROUGH_REQUESTS_MAX: u64 = 2_000_000;
+
+/// Time for sounding a trace before a run.
+pub const SOUNDING_TIME: Duration = Duration::from_millis(300);
+
+/// How far ahead of its first request a connection is opened at most: where users opened it earlier, it stays shut until
+/// then. Bounds what must be known of the trace ahead.
+pub const OPEN_AHEAD_MAX: Duration = Duration::from_secs(2);
+
+/// Connections remembered while a trace is read: one that is not is opened by its first request.
+pub const OPEN_CONNECTIONS_MAX: usize = 1_000_000;
+
 /// Largest start jitter of a clone.
 pub const CLONE_JITTER_MAX: Duration = Duration::from_secs(10);
 
@@ -213,6 +230,9 @@ pub const PLAN_AHEAD_MAX: usize = 2_000_000;
 
 /// Requests of the sample that the stationary plan draws sessions from.
 pub const STATIONARY_REQUESTS_MAX: usize = 200_000;
+
+/// Events of the trace that are looked at for that sample: where sessions last for hours, few of them are kept.
+pub const STATIONARY_EVENTS_MAX: u64 = 2 * STATIONARY_REQUESTS_MAX as u64;
 
 /// Longest session kept in that sample; longer ones are cut, which a steady rate does not notice.
 pub const STATIONARY_SESSION_MAX: Duration = Duration::from_secs(120);

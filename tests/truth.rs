@@ -167,3 +167,77 @@ fn a_generator_at_its_limit_says_so() {
     assert!(r["events"].as_array().unwrap().iter().any(told), "{}", r["events"]);
     println!("{}", r["fidelity"]["reasons"]);
 }
+
+/// 2.1 million requests: the run begins without reading them all, and what it says of them is marked as an estimate until
+/// they were reached.
+#[test]
+fn a_long_trace_starts_before_it_was_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::ok();
+    let path = dir.path().join("long.trace");
+    steady_trace::write(&path, 100, 21_000, 20);
+    let trace = path.display().to_string();
+    let url = sink.url();
+    let dry = replay(&["--trace", &trace, "--target", &url, "--scale", "2x", "--dry-run"]);
+    let said = text(&dry);
+    assert_eq!(code(&dry), 0, "{said}");
+    assert!(said.contains("plan       about 4200000 requests in 40 sessions over 21000.5 s"), "{said}");
+    assert!(said.contains("peak second 200.0/s") || said.contains("peak second 201.0/s"), "{said}");
+    assert!(said.contains("the peak is that of its densest stretches, the rest is estimated"), "{said}");
+
+    let out = dir.path().join("run").display().to_string();
+    let args = ["--trace", &trace, "--target", &url, "--lead-in", "none", "--out", &out, "--quiet"];
+    let mut process = start_replay(dir.path(), &args);
+    wait_until("some requests", Duration::from_secs(20), || sink.count() > 100);
+    process.signal("TERM");
+    assert_eq!(wait_for_end(&mut process, Duration::from_secs(20)), 6);
+    let r = report(&dir.path().join("run"));
+    assert_identities(&r);
+    assert_eq!(r["coverage"]["whole"], false, "{}", r["coverage"]);
+    assert!(r["coverage"]["planned"].as_u64().unwrap() < 2_000, "{}", r["coverage"]);
+    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+
+    // What is wanted of it was reached, so it is known.
+    let args = [
+        "--trace",
+        &trace,
+        "--target",
+        &url,
+        "--lead-in",
+        "none",
+        "--for",
+        "2s",
+        "--from",
+        "9000s",
+        "--out",
+        &out,
+    ];
+    let done = replay(&args);
+    assert_eq!(code(&done), 0, "{}", text(&done));
+    let r = report(&dir.path().join("run"));
+    assert_identities(&r);
+    assert_eq!((&r["coverage"]["whole"], &r["coverage"]["planned"]), (&true.into(), &200.into()));
+}
+
+/// Damage that nobody could see before the start ends the run where it is reached; it is not the end of the trace.
+#[test]
+fn damage_in_a_long_trace_is_not_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::ok();
+    let path = dir.path().join("long.trace");
+    steady_trace::write(&path, 40_000, 70, 200);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() * 2 / 5;
+    bytes[at] ^= 0x10;
+    std::fs::write(&path, bytes).unwrap();
+    let (trace, url, out) = (path.display().to_string(), sink.url(), dir.path().join("run"));
+    let out_text = out.display().to_string();
+    let part = ["--from", "13s", "--shard", "0/50", "--lead-in", "none", "--out", &out_text, "--quiet"];
+    let done = replay(&[&["--trace", &trace, "--target", &url], &part[..]].concat());
+    let said = text(&done);
+    assert!(said.contains("the plan cannot be read any further"), "{said}");
+    assert!(said.contains("the trace is cut off or damaged at byte"), "{said}");
+    let r = report(&out);
+    assert_identities(&r);
+    assert_eq!((code(&done), &r["state"]), (1, &"aborted".into()), "{}", r["cause"]);
+}

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use crate::edge::clock::{Clock, wall};
 use crate::edge::host::lock;
+use crate::engine::foresight::FileSource;
 use crate::engine::governor::Snapshot;
 use crate::engine::ledger;
-use crate::engine::prepare::{FileSource, Refusal, Request, default_policy, load_policy, prepare};
+use crate::engine::prepare::{Refusal, Request, default_policy, load_policy, prepare};
 use crate::engine::run::{Conduct, NotStarted, Prepared, run, target_name, workers_for};
 use crate::plan::connections::Connections;
 use crate::plan::pacing::Pacing;

@@ -16,7 +16,7 @@ use crate::measure::outcome::RunPhase;
 use crate::plan::draw::{Salt, below, hash64};
 use crate::plan::prepared::{Marking, Prepared};
 use crate::plan::stationary::{Sample, StationaryPlan};
-use crate::plan::stream::{EventSource, PlanStream};
+use crate::plan::stream::{EventSource, PlanCounts, PlanStream};
 use crate::plan::{Departure, DepartureKind};
 use crate::units::{Rate, RunTime};
 
@@ -60,6 +60,19 @@ pub struct Feeder<S> {
     pub marking: Marking,
     /// The measure phase.
     pub plan: MeasurePlan<S>,
+    /// The plan of the measure phase was dealt to its end.
+    pub ended: bool,
+}
+
+/// What was planned of a trace.
+#[derive(Debug, Clone, Default)]
+pub struct Planned {
+    /// Counts.
+    pub counts: PlanCounts,
+    /// Names of routes by number.
+    pub names: Vec<String>,
+    /// To its end.
+    pub ended: bool,
 }
 
 /// Sets the latch if the feeder ends other than by the end of the run.
@@ -74,14 +87,18 @@ impl Drop for Alive {
 }
 
 impl<S: EventSource> Feeder<S> {
-    /// Feeds until the run has ended. Sets the latch when the plan cannot be read to its end.
-    pub fn run(mut self) {
+    /// Feeds until the run has ended. Sets the latch when the plan cannot be read to its end. What was planned, where a
+    /// trace was.
+    pub fn run(mut self) -> Option<Planned> {
         let _alive = Alive(Arc::clone(&self.shared));
         if let Err(error) = self.feed() {
             use std::io::Write;
             self.shared.gate.latch().set(StopCause::Plan);
             drop(writeln!(std::io::stderr(), "replay: the plan cannot be read any further: {error:#}"));
         }
+        let MeasurePlan::Trace(plan) = &self.plan else { return None };
+        let (counts, names) = (plan.counts_told(), plan.routes().names().to_vec());
+        Some(Planned { counts, names, ended: self.ended })
     }
 
     fn feed(&mut self) -> anyhow::Result<()> {
@@ -128,6 +145,7 @@ impl<S: EventSource> Feeder<S> {
                 None
             };
             if let Some(last) = ended {
+                self.ended |= measure;
                 self.wait_for_end(epoch, last);
             }
             wait(REST);

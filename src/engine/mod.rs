@@ -11,6 +11,7 @@
 
 pub mod demands;
 pub mod feeder;
+pub mod foresight;
 pub mod governor;
 pub mod handle;
 pub mod identity;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::foresight::{FileSource, Foresight};
 use super::run::{Prepared, fresh_id};
 use super::{demands, rewriting};
 use crate::edge::clock::wall;
@@ -17,25 +18,22 @@ use crate::edge::host::clock_sync;
 use crate::edge::host::kill_file::KillFile;
 use crate::edge::host::site_file;
 use crate::edge::host::window::{self, Opening};
-use crate::edge::intake::trace_file::{self, TraceFile};
 use crate::edge::trust;
 use crate::govern::settings::Settings;
 use crate::limits::POLICY_BYTES_MAX;
 use crate::plan::DepartureKind;
 use crate::plan::connections::Connections;
-use crate::plan::forecast::{Forecast, forecast};
+use crate::plan::forecast::Forecast;
 use crate::plan::pacing::Pacing;
 use crate::plan::rewrite::Rewrite;
 use crate::plan::screen::Screen;
 use crate::plan::stationary::{Sample, StationaryPlan};
-use crate::plan::stream::{EventSource, PlanSettings};
+use crate::plan::stream::PlanSettings;
 use crate::policy::settings::{LeadIn, govern, hold_total as policy_hold_total, time_to_full};
 use crate::policy::target::{self, Target};
 use crate::policy::{BUILT_IN, Policy, check};
 use crate::report::dry_run::{Asked, BucketTrial};
 use crate::report::json::RunJson;
-use crate::trace::TraceEvent;
-use crate::trace::reader::End;
 use crate::units::{NANOS_PER_SEC, Rate, Scale, Speed, show_duration};
 
 /// The built-in policy, for loopback targets only.
@@ -101,33 +99,6 @@ pub struct Request {
     pub source_ips: Vec<IpAddr>,
 }
 
-/// A trace file as a source of events.
-pub struct FileSource {
-    path: PathBuf,
-    reader: TraceFile,
-}
-
-impl FileSource {
-    /// Opens a trace.
-    ///
-    /// # Errors
-    /// When it is not a trace.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self { path: path.to_owned(), reader: trace_file::open(path)? })
-    }
-}
-
-impl EventSource for FileSource {
-    fn next_event(&mut self) -> anyhow::Result<Option<TraceEvent>> {
-        self.reader.next_event().with_context(|| format!("cannot read {}", self.path.display()))
-    }
-
-    fn rewind(&mut self) -> anyhow::Result<()> {
-        self.reader = trace_file::open(&self.path)?;
-        Ok(())
-    }
-}
-
 /// Reads and checks a policy file.
 ///
 /// # Errors
@@ -177,7 +148,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     if let Some(why) = demands::source_objection(&asked.source_ips) {
         return refused(why);
     }
-    let mut source = FileSource::open(&asked.trace)?;
+    let source = FileSource::open(&asked.trace)?;
     if let Some(why) = policy.rewrite.objection(&target) {
         return refused(why);
     }
@@ -189,17 +160,16 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         Ok(tls) => tls,
         Err(e) => return refused(format!("{e:#}")),
     };
-    let trace_warning = read_through(&mut source)?;
-    let spread_seed = source.reader.meta().spread_seed;
-    let mut plan = plan_settings(asked, rewrite)?;
-    let (first, duration_ns, source) = forecast(source, &mut plan, |_| ())?;
-    something_to_send(&first, trace_warning.as_deref())?;
-    let peak = asked.rate.unwrap_or(first.peak);
-    let mut settings = govern(policy, peak, asked.lead_in);
-    hold_total(&mut settings, asked, first.peak);
+    let spread_seed = source.spread_seed();
+    let plan = plan_settings(asked, rewrite)?;
+    let seen = Foresight::of(source, &plan)?;
+    something_to_send(&seen.forecast, seen.warning.as_deref())?;
+    let first_peak = seen.forecast.peak;
+    let mut settings = govern(policy, asked.rate.unwrap_or(first_peak), asked.lead_in);
+    hold_total(&mut settings, asked, first_peak);
     // Only now is the ceiling known that the plan's own bursts must pass under.
-    let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
-    let (forecast, _, mut source) = forecast(source, &mut plan, |due| trial.due(due))?;
+    let (seen, trial) = seen.trial(&plan, settings.target.times(settings.share_max))?;
+    let Foresight { mut source, duration_ns, forecast, warning: trace_warning, .. } = seen;
     let sample = Sample::gather(&mut source, &plan.screen, plan.from_ns, plan.to_ns)?;
     let whole = plan.speed.run_nanos(duration_ns);
     let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(whole, nanos)));
@@ -343,8 +313,6 @@ fn plan_settings(asked: &Request, rewrite: Arc<Rewrite>) -> Result<PlanSettings,
         seed: asked.seed,
         shard: asked.shard,
         screen,
-        live: None,
-        http2: Arc::default(),
     })
 }
 
@@ -391,14 +359,6 @@ fn words(asked: &Request, target: &Target, f: &Forecast, spread_seed: Option<u64
         source_ips: asked.source_ips.iter().map(ToString::to_string).collect(),
         ..RunJson::default()
     }
-}
-
-/// Reads a trace to its end once: a damaged one says so before anything is sent.
-fn read_through(source: &mut FileSource) -> anyhow::Result<Option<String>> {
-    while source.next_event()?.is_some() {}
-    let warning = source.reader.end().and_then(End::warning);
-    source.rewind()?;
-    Ok(warning)
 }
 
 fn target_of(asked: &Request) -> Result<Target, Refusal> {
@@ -504,14 +464,13 @@ pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(For
         connections: Connections::Recorded,
         source_ips: Vec::new(),
     };
-    let mut plan = match plan_settings(&asked, rewriting::for_survey(&asked.policy)?) {
+    let plan = match plan_settings(&asked, rewriting::for_survey(&asked.policy)?) {
         Ok(plan) => plan,
         Err(Refusal::Usage(e)) => return Err(e),
         Err(Refusal::Refused(why)) => anyhow::bail!(why),
     };
-    let (first, _, source) = forecast(FileSource::open(trace)?, &mut plan, |_| ())?;
-    let settings = govern(&asked.policy, first.peak, asked.lead_in);
-    let mut trial = BucketTrial::new(settings.target.times(settings.share_max));
-    let (forecast, ..) = forecast(source, &mut plan, |due| trial.due(due))?;
-    Ok((forecast, trial))
+    let seen = Foresight::of(FileSource::open(trace)?, &plan)?;
+    let settings = govern(&asked.policy, seen.forecast.peak, asked.lead_in);
+    let (seen, trial) = seen.trial(&plan, settings.target.times(settings.share_max))?;
+    Ok((seen.forecast, trial))
 }

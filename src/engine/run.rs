@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::feeder::{Feeder, MeasurePlan};
+use super::feeder::{Feeder, MeasurePlan, Planned};
 use super::governor::{Governor, GovernorEnd, Snapshot, Told};
 use super::handle::Handle;
 use super::identity;
@@ -44,7 +44,7 @@ use crate::plan::pacing::Pacing;
 use crate::plan::prepared::Marking;
 use crate::plan::session::Accounts;
 use crate::plan::stationary::Sample;
-use crate::plan::stream::{EventSource, PlanSettings, PlanStream};
+use crate::plan::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
 use crate::policy::settings::{in_flight_max, local_guards};
 use crate::policy::target::Target;
 use crate::policy::{BUILT_IN, Policy};
@@ -216,8 +216,6 @@ pub fn run<S: EventSource + Send + 'static>(
     };
     let governor = spawn("governor", move || governor.run())?;
     let sample_names = p.sample.routes().names().to_vec();
-    let plan_names = if p.steady.is_some() { sample_names.clone() } else { p.forecast.route_names.clone() };
-    let names = (sample_names, plan_names);
     let feeder = start_feeder(
         p.source,
         &p.plan,
@@ -242,14 +240,16 @@ pub fn run<S: EventSource + Send + 'static>(
         writeln!(std::io::stderr(), "replay: the journal is not whole: {error}")?;
     }
     let (lead_in, measure) = gather(workers);
-    feeder.join().map_err(|_| anyhow::anyhow!("the feeder thread panicked"))?;
+    let planned = feeder.join().map_err(|_| anyhow::anyhow!("the feeder thread panicked"))?;
     drop(watch);
     let words = RunJson {
         started_at: started.rfc3339(),
         duration_s: (clock.now().as_secs_f64() * 1e3).round() / 1e3,
         ..p.words
     };
-    let report = make_report(words, &p.settings, &p.forecast, end, &lead_in, &measure, &names);
+    let names = (sample_names.clone(), planned.as_ref().map_or(sample_names, |p| p.names.clone()));
+    let plan = WholePlan::of(p.forecast, planned);
+    let report = make_report(words, &p.settings, &plan, end, &lead_in, &measure, &names);
     write_files(folder, &report, &lead_in, &measure)?;
     Ok(report)
 }
@@ -370,13 +370,13 @@ fn start_feeder<S: EventSource + Send + 'static>(
     marking: Marking,
     shared: &Arc<Shared>,
     workers: Senders,
-) -> anyhow::Result<JoinHandle<()>> {
+) -> anyhow::Result<JoinHandle<Option<Planned>>> {
     let measure = match steady {
         Some((rate, until)) => MeasurePlan::Steady(rate, until),
         None => MeasurePlan::Trace(Box::new(PlanStream::new(source, plan.clone(), duration_ns))),
     };
     let (shared, sample, seed) = (Arc::clone(shared), Arc::new(sample), plan.seed);
-    let feeder = Feeder { shared, workers, sample, target, seed, marking, plan: measure };
+    let feeder = Feeder { shared, workers, sample, target, seed, marking, plan: measure, ended: false };
     spawn("feeder", move || feeder.run())
 }
 
@@ -396,10 +396,25 @@ fn gather(workers: Vec<JoinHandle<Tallies>>) -> (Tally, Tally) {
     (lead_in, measure)
 }
 
+/// What the report says was planned: all of it where that was known before, else what was planned on the way.
+struct WholePlan {
+    counts: PlanCounts,
+    whole: bool,
+}
+
+impl WholePlan {
+    fn of(forecast: Forecast, planned: Option<Planned>) -> Self {
+        match planned.filter(|_| forecast.sounded) {
+            None => Self { counts: forecast.counts, whole: true },
+            Some(p) => Self { counts: p.counts, whole: p.ended },
+        }
+    }
+}
+
 fn make_report(
     run: RunJson,
     settings: &Settings,
-    forecast: &Forecast,
+    plan: &WholePlan,
     end: GovernorEnd,
     lead_in: &Tally,
     measure: &Tally,
@@ -420,7 +435,8 @@ fn make_report(
         timeline: end.timeline,
         lead_in,
         measure,
-        forecast,
+        plan: &plan.counts,
+        plan_whole: plan.whole,
         route_names: (&names.0, &names.1),
     };
     report(&facts)

@@ -1,16 +1,11 @@
 //! What a plan will do, known before anything is sent: the whole plan is run through without a network.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::DepartureKind;
-use super::alike::Alike;
-use super::screen::RouteNames;
-use super::screen::Screen;
 use super::stream::{EventSource, PlanCounts, PlanSettings, PlanStream};
+use super::{Departure, DepartureKind};
 use crate::limits::PLAN_SECONDS_MAX;
 use crate::units::{NANOS_PER_SEC, Rate};
-use crate::wire::head::Version;
 
 /// Slots per second in which the peak is looked for.
 const SLOTS: usize = 10;
@@ -18,6 +13,8 @@ const SLOTS: usize = 10;
 /// What a plan will do.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Forecast {
+    /// It was not read to its end: the peak is of its densest stretches, the counts are estimates.
+    pub sounded: bool,
     /// Counts, the planning identity among them.
     pub counts: PlanCounts,
     /// Due time of the last request, nanoseconds.
@@ -58,107 +55,105 @@ impl Forecast {
 /// # Errors
 /// When the trace cannot be read.
 pub fn duration_ns(source: &mut impl EventSource, from_ns: u64, to_ns: u64) -> anyhow::Result<u64> {
-    Ok(survey(source, None, from_ns, to_ns)?.0)
+    source.seek(from_ns)?;
+    let mut last = from_ns;
+    while let Some(event) = source.next_event()?.filter(|e| e.at.0 < to_ns) {
+        last = last.max(event.at.0);
+    }
+    source.seek(from_ns)?;
+    Ok((last - from_ns).max(1))
 }
 
-/// Connections with at least one request that may be sent.
-type Live = BTreeSet<(u64, u16)>;
+/// Counts departures in the order of their due times.
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    forecast: Forecast,
+    slots: VecDeque<(u64, u64)>,
+    in_window: u64,
+    /// Most requests in any window of one second so far.
+    pub(super) peak: u64,
+    opens: (u64, u32),
+    open_now: BTreeSet<(super::Instance, u16)>,
+    sessions: BTreeSet<super::Instance>,
+    per_route: BTreeMap<u16, u64>,
+}
 
-/// Length, live connections and those of HTTP/2 of the chosen part of a trace.
-fn survey(
-    source: &mut impl EventSource,
-    screen: Option<&Screen>,
-    from_ns: u64,
-    to_ns: u64,
-) -> anyhow::Result<(u64, Live, Live)> {
-    source.rewind()?;
-    let (mut last, mut live, mut http2) = (from_ns, Live::new(), Live::new());
-    let (mut alike, mut routes) = (Alike::default(), RouteNames::default());
-    while let Some(event) = source.next_event()? {
-        if event.at.0 >= to_ns {
-            break;
-        }
-        last = last.max(event.at.0);
-        let sent =
-            event.request().is_some_and(|r| screen.is_some_and(|s| alike.planned(s, &mut routes, r).is_ok()));
-        if sent && event.at.0 >= from_ns {
-            live.insert((event.session.key, event.connection));
-            if event.request().is_some_and(|r| r.shape.version == Version::Http2) {
-                http2.insert((event.session.key, event.connection));
+impl Counter {
+    /// Takes a departure; says so when it is a request.
+    pub(super) fn add(&mut self, d: &Departure) -> anyhow::Result<bool> {
+        let (second, f) = (d.due_ns / NANOS_PER_SEC, &mut self.forecast);
+        anyhow::ensure!(
+            second <= PLAN_SECONDS_MAX,
+            "the plan is longer than {PLAN_SECONDS_MAX} seconds; use --to, --for or a higher --speed"
+        );
+        let request = match &d.kind {
+            DepartureKind::Close => {
+                self.open_now.remove(&(d.instance, d.connection));
+                return Ok(false);
             }
+            DepartureKind::Open { .. } => return Ok(false),
+            DepartureKind::Request(request, _) => request,
+        };
+        // A connection counts from its first request: those without any are not opened.
+        if self.open_now.insert((d.instance, d.connection)) {
+            self.opens = if self.opens.0 == second { (second, self.opens.1 + 1) } else { (second, 1) };
+            f.opens_peak_per_s = f.opens_peak_per_s.max(self.opens.1);
+            f.connections_peak = f.connections_peak.max(self.open_now.len() as u64);
+        }
+        self.sessions.insert(d.instance);
+        *self.per_route.entry(request.route).or_default() += 1;
+        f.curve.resize(f.curve.len().max(second as usize + 1), 0);
+        f.curve[second as usize] += 1;
+        f.last_due_ns = d.due_ns;
+        let slot = d.due_ns / (NANOS_PER_SEC / SLOTS as u64);
+        match self.slots.back_mut() {
+            Some((s, n)) if *s == slot => *n += 1,
+            _ => self.slots.push_back((slot, 1)),
+        }
+        self.in_window += 1;
+        while self.slots.front().is_some_and(|(s, _)| s + SLOTS as u64 <= slot) {
+            self.in_window -= self.slots.pop_front().map_or(0, |(_, n)| n);
+        }
+        self.peak = self.peak.max(self.in_window);
+        Ok(true)
+    }
+
+    /// What was counted; `names` are those of routes by number.
+    pub(super) fn finish(self, counts: &PlanCounts, names: &[String]) -> Forecast {
+        let name =
+            |(n, count): (&u16, &u64)| (names.get(usize::from(*n)).cloned().unwrap_or_default(), *count);
+        Forecast {
+            counts: counts.clone(),
+            peak: Rate::per_sec(self.peak),
+            sessions: self.sessions.len() as u64,
+            routes: self.per_route.iter().map(name).collect(),
+            route_names: names.to_vec(),
+            ..self.forecast
         }
     }
-    source.rewind()?;
-    Ok(((last - from_ns).max(1), live, http2))
 }
 
-/// Runs the whole plan through. Gives the source back, at its start. `each` is called with every
-/// departure's due time of a request, in order. Fills in `settings.live`.
+/// Runs the whole plan through; `duration_ns` is the length of the chosen part. Gives the source back, at the part's
+/// start. `each` is called with every departure's due time of a request, in order.
 ///
 /// # Errors
 /// When the trace cannot be read or the plan is longer than a week.
 pub fn forecast<S: EventSource>(
     mut source: S,
-    settings: &mut PlanSettings,
+    settings: &PlanSettings,
+    duration_ns: u64,
     mut each: impl FnMut(u64),
-) -> anyhow::Result<(Forecast, u64, S)> {
-    let (duration, live, http2) =
-        survey(&mut source, Some(&settings.screen), settings.from_ns, settings.to_ns)?;
-    settings.live = Some(Arc::new(live));
-    settings.http2 = Arc::new(http2);
-    let mut stream = PlanStream::new(source, settings.clone(), duration);
-    let mut f = Forecast::default();
-    let mut slots: std::collections::VecDeque<(u64, u64)> = std::collections::VecDeque::new();
-    let (mut in_window, mut peak) = (0u64, 0u64);
-    let (mut opens, mut open_now) = ((0u64, 0u32), BTreeMap::new());
-    let mut sessions = std::collections::BTreeSet::new();
-    let mut per_route: BTreeMap<u16, u64> = BTreeMap::new();
+) -> anyhow::Result<(Forecast, S)> {
+    source.seek(settings.from_ns)?;
+    let mut stream = PlanStream::new(source, settings.clone(), duration_ns);
+    let mut counter = Counter::default();
     while let Some(d) = stream.next_departure()? {
-        let second = d.due_ns / NANOS_PER_SEC;
-        if second > PLAN_SECONDS_MAX {
-            anyhow::bail!(
-                "the plan is longer than {PLAN_SECONDS_MAX} seconds; use --to, --for or a higher --speed"
-            );
-        }
-        match &d.kind {
-            DepartureKind::Close => {
-                open_now.remove(&(d.instance, d.connection));
-            }
-            DepartureKind::Open { .. } => {}
-            DepartureKind::Request(request, _) => {
-                // A connection counts from its first request: those without any are not opened.
-                if open_now.insert((d.instance, d.connection), ()).is_none() {
-                    opens = if opens.0 == second { (second, opens.1 + 1) } else { (second, 1) };
-                    f.opens_peak_per_s = f.opens_peak_per_s.max(opens.1);
-                    f.connections_peak = f.connections_peak.max(open_now.len() as u64);
-                }
-                sessions.insert(d.instance);
-                *per_route.entry(request.route).or_default() += 1;
-                f.curve.resize(f.curve.len().max(second as usize + 1), 0);
-                f.curve[second as usize] += 1;
-                f.last_due_ns = d.due_ns;
-                let slot = d.due_ns / (NANOS_PER_SEC / SLOTS as u64);
-                match slots.back_mut() {
-                    Some((s, n)) if *s == slot => *n += 1,
-                    _ => slots.push_back((slot, 1)),
-                }
-                in_window += 1;
-                while slots.front().is_some_and(|(s, _)| s + SLOTS as u64 <= slot) {
-                    in_window -= slots.pop_front().map_or(0, |(_, n)| n);
-                }
-                peak = peak.max(in_window);
-                each(d.due_ns);
-            }
+        if counter.add(&d)? {
+            each(d.due_ns);
         }
     }
-    f.counts = stream.counts().clone();
-    f.peak = Rate::per_sec(peak);
-    f.sessions = sessions.len() as u64;
-    let names = stream.routes().names();
-    let name = |(n, count): (&u16, &u64)| (names.get(usize::from(*n)).cloned().unwrap_or_default(), *count);
-    f.routes = per_route.iter().map(name).collect();
-    f.route_names = names.to_vec();
+    let f = counter.finish(stream.counts(), stream.routes().names());
     let mut source = stream.into_source();
-    source.rewind()?;
-    Ok((f, duration, source))
+    source.seek(settings.from_ns)?;
+    Ok((f, source))
 }

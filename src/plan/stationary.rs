@@ -13,7 +13,7 @@ use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
 use super::stream::EventSource;
 use super::{CapCounter, Departure, DepartureKind, Instance, PlannedRequest};
-use crate::limits::{STATIONARY_REQUESTS_MAX, STATIONARY_SESSION_MAX};
+use crate::limits::{STATIONARY_EVENTS_MAX, STATIONARY_REQUESTS_MAX, STATIONARY_SESSION_MAX};
 use crate::trace::{AnswerFacts, EventKind};
 use crate::units::{NANOS_PER_SEC, Rate};
 
@@ -46,12 +46,15 @@ impl Sample {
         from_ns: u64,
         to_ns: u64,
     ) -> anyhow::Result<Self> {
-        source.rewind()?;
+        source.seek(from_ns)?;
         let mut sample = Self { caps: Some(CapCounter::new(&screen.routes)), ..Self::default() };
         let mut open: std::collections::BTreeMap<u64, (u64, usize)> = std::collections::BTreeMap::new();
         let mut alike = Alike::default();
+        let mut looked = 0;
         while let Some(event) = source.next_event()? {
-            if event.at.0 >= to_ns || sample.requests >= STATIONARY_REQUESTS_MAX as u64 {
+            looked += u64::from(event.at.0 >= from_ns);
+            let enough = sample.requests >= STATIONARY_REQUESTS_MAX as u64 || looked > STATIONARY_EVENTS_MAX;
+            if event.at.0 >= to_ns || enough {
                 break;
             }
             let EventKind::Request(r) = &event.kind else { continue };
@@ -76,7 +79,7 @@ impl Sample {
             });
             sample.requests += 1;
         }
-        source.rewind()?;
+        source.seek(from_ns)?;
         Ok(sample)
     }
 

@@ -11,9 +11,10 @@ use super::alike::Alike;
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
 use super::{CapCounter, Departure, DepartureKind, DropReason, Instance, PlannedRequest};
-use crate::limits::{CLONE_JITTER_MAX, PLAN_AHEAD_MAX};
+use crate::limits::{CLONE_JITTER_MAX, OPEN_AHEAD_MAX, OPEN_CONNECTIONS_MAX, PLAN_AHEAD_MAX};
 use crate::trace::{EventKind, RequestFacts, TraceEvent};
 use crate::units::{Scale, Speed};
+use crate::wire::head::Version;
 
 /// Where trace events come from; can be read again from the start.
 pub trait EventSource {
@@ -27,6 +28,13 @@ pub trait EventSource {
     /// # Errors
     /// When the trace cannot be opened again.
     fn rewind(&mut self) -> anyhow::Result<()>;
+    /// Goes to a place from which all events at and after `at_ns` follow; earlier ones may come first.
+    ///
+    /// # Errors
+    /// When the trace cannot be opened again.
+    fn seek(&mut self, _at_ns: u64) -> anyhow::Result<()> {
+        self.rewind()
+    }
 }
 
 /// What to make of a trace.
@@ -50,18 +58,9 @@ pub struct PlanSettings {
     pub shard: (u64, u64),
     /// What may be sent.
     pub screen: Screen,
-    /// Connections that carry at least one request to be sent; `None` keeps all. The forecast fills it in,
-    /// so that no connection is opened for nothing.
-    pub live: Option<Arc<BTreeSet<(u64, u16)>>>,
-    /// Connections whose requests were recorded as HTTP/2. The forecast fills it in.
-    pub http2: Arc<BTreeSet<(u64, u16)>>,
 }
 
 impl PlanSettings {
-    fn is_live(&self, event: &TraceEvent) -> bool {
-        self.live.as_ref().is_none_or(|live| live.contains(&(event.session.key, event.connection)))
-    }
-
     /// Clones of a session, the original included: whole ones for all, the fraction by a stable hash.
     #[must_use]
     pub fn clones(&self, session_key: u64) -> u64 {
@@ -107,6 +106,14 @@ pub struct PlanCounts {
 }
 
 impl PlanCounts {
+    /// Adds all of `o`.
+    pub fn add(&mut self, o: &Self) {
+        self.recorded += o.recorded;
+        self.scaled += o.scaled;
+        self.due += o.due;
+        o.dropped.iter().for_each(|(r, n)| *self.dropped.entry(*r).or_default() += n);
+    }
+
     /// The planning identity: `recorded x scale = due + dropped`.
     #[must_use]
     pub fn adds_up(&self) -> bool {
@@ -148,7 +155,14 @@ pub struct PlanStream<S> {
     routes: RouteNames,
     caps: CapCounter,
     alike: Alike,
+    /// Connections whose open was read, with its place in the trace, and no request that may be sent yet.
+    unopened: BTreeMap<Connection, u64>,
+    /// Connections with such a request.
+    open: BTreeSet<Connection>,
 }
+
+/// A connection of the trace: key of its session, and its number there.
+type Connection = (u64, u16);
 
 impl<S: EventSource> PlanStream<S> {
     /// A plan over `source`; `duration_ns` is the length of the chosen part of the trace.
@@ -166,6 +180,8 @@ impl<S: EventSource> PlanStream<S> {
             routes: RouteNames::default(),
             alike: Alike::default(),
             caps,
+            unopened: BTreeMap::new(),
+            open: BTreeSet::new(),
         }
     }
 
@@ -173,6 +189,15 @@ impl<S: EventSource> PlanStream<S> {
     #[must_use]
     pub fn counts(&self) -> &PlanCounts {
         &self.counts
+    }
+
+    /// What was counted of departures that were handed out: what is held ahead of its time is left out, so that the
+    /// planning identity holds at any moment.
+    #[must_use]
+    pub fn counts_told(&self) -> PlanCounts {
+        let is_request = |q: &&Reverse<Queued>| matches!(q.0.0.kind, DepartureKind::Request(..));
+        let ahead = self.heap.iter().filter(is_request).count() as u64;
+        PlanCounts { scaled: self.counts.scaled - ahead, ..self.counts.clone() }
     }
 
     /// Names of the routes met so far.
@@ -232,7 +257,8 @@ impl<S: EventSource> PlanStream<S> {
             self.final_ns = None;
             return Ok(());
         }
-        self.final_ns = Some(base);
+        // Opens wait for their first request, and are told at the latest so far ahead of it.
+        self.final_ns = Some(base.saturating_sub(OPEN_AHEAD_MAX.as_nanos() as u64));
         self.plan(&event, offset);
         Ok(())
     }
@@ -248,7 +274,9 @@ impl<S: EventSource> PlanStream<S> {
         let more = self.settings.repeat && self.duration_ns > 0 && self.counts.recorded > 0;
         if more && self.due(self.duration_ns) < self.settings.for_ns {
             self.round += 1;
-            self.source.rewind()
+            self.unopened.clear();
+            self.open.clear();
+            self.source.seek(self.settings.from_ns)
         } else {
             self.final_ns = None;
             Ok(())
@@ -261,25 +289,41 @@ impl<S: EventSource> PlanStream<S> {
         if !self.settings.in_shard(key) {
             return;
         }
-        let clones = self.settings.clones(key);
-        let kind = match &event.kind {
-            EventKind::Open(_) | EventKind::Close(_) if !self.settings.is_live(event) => return,
+        let (clones, connection) = (self.settings.clones(key), (key, event.connection));
+        match &event.kind {
             EventKind::Open(_) => {
-                DepartureKind::Open { http2: self.settings.http2.contains(&(key, event.connection)) }
-            }
-            EventKind::Close(_) => DepartureKind::Close,
-            EventKind::Request(r) => {
-                self.counts.scaled += clones;
-                match self.request(r, clones) {
-                    Some(planned) => DepartureKind::Request(planned, r.answer()),
-                    None => return,
+                if self.unopened.len() < OPEN_CONNECTIONS_MAX {
+                    self.unopened.insert(connection, offset);
                 }
             }
-        };
+            EventKind::Close(_) => {
+                self.unopened.remove(&connection);
+                if self.open.remove(&connection) {
+                    self.push(connection, clones, offset, &DepartureKind::Close);
+                }
+            }
+            EventKind::Request(r) => {
+                self.counts.scaled += clones;
+                let Some(planned) = self.request(r, clones) else { return };
+                if let Some(opened) = self.unopened.remove(&connection) {
+                    let http2 = planned.shape.version == Version::Http2;
+                    self.push(connection, clones, opened, &DepartureKind::Open { http2 });
+                }
+                if self.open.len() < OPEN_CONNECTIONS_MAX {
+                    self.open.insert(connection);
+                }
+                self.push(connection, clones, offset, &DepartureKind::Request(planned, r.answer()));
+            }
+        }
+    }
+
+    /// Plans what all clones of a session do at `offset`, but nothing that would be in the past.
+    fn push(&mut self, (key, connection): Connection, clones: u64, offset: u64, kind: &DepartureKind) {
         for clone in 0..clones {
             let instance = instance(key, clone, self.round);
             let due_ns = self.due(offset + self.settings.jitter(instance, clone, self.duration_ns));
-            let departure = Departure { due_ns, instance, connection: event.connection, kind: kind.clone() };
+            let due_ns = due_ns.max(self.final_ns.unwrap_or(0));
+            let departure = Departure { due_ns, instance, connection, kind: kind.clone() };
             self.seq += 1;
             self.heap.push(Reverse(Queued(departure, self.seq)));
         }

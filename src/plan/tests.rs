@@ -26,7 +26,7 @@ impl EventSource for Memory {
     }
 }
 
-fn shape(method: &str, target: &str, cookie: bool) -> RequestShape {
+pub(crate) fn shape(method: &str, target: &str, cookie: bool) -> RequestShape {
     RequestShape {
         method: method.into(),
         scheme: Scheme::Http,
@@ -77,8 +77,6 @@ pub(crate) fn settings() -> PlanSettings {
             hosts: None,
             rewrite: Arc::default(),
         },
-        live: None,
-        http2: Arc::default(),
     }
 }
 
@@ -204,6 +202,62 @@ fn each_reason_to_drop() {
     assert!(counts.adds_up());
 }
 
+/// A plan that is given up half-way adds up, too.
+#[test]
+fn the_planning_identity_holds_at_any_moment() {
+    let rows: Vec<_> = (0..300u64).map(|i| (i * 20, i % 9)).collect();
+    let s = PlanSettings { scale: Scale { milli: 2500 }, ..settings() };
+    let mut source = trace(&rows);
+    let duration = crate::plan::forecast::duration_ns(&mut source, 0, u64::MAX).unwrap();
+    let mut stream = PlanStream::new(source, s, duration);
+    let mut told = 0;
+    loop {
+        let counts = stream.counts_told();
+        assert!(counts.adds_up(), "{counts:?}");
+        assert_eq!(counts.due, told);
+        if stream.next_departure().unwrap().is_none() {
+            break;
+        }
+        told += 1;
+    }
+    assert_eq!(stream.counts_told(), *stream.counts());
+}
+
+/// Opens stay where they were recorded, but for those that come long before their first request: they are told two
+/// seconds ahead of it, and what is never used is never opened.
+#[test]
+fn opens_wait_for_their_first_request() {
+    let c = ConnectionEvent { arrival: Provenance::Recorded };
+    let base = request(0, 1, shape("GET", "/a", false));
+    let of = |session: u64, ms: u64, kind: EventKind| {
+        let key = request(0, session, shape("GET", "/", false)).session;
+        TraceEvent { at: TraceTime(ms * 1_000_000), session: key, kind, ..base.clone() }
+    };
+    let mut events = vec![
+        of(1, 100, EventKind::Open(c)),
+        request(300, 1, shape("GET", "/a", false)),
+        of(2, 200, EventKind::Open(c)),
+        request(9_000, 2, shape("GET", "/a", false)),
+        of(3, 400, EventKind::Open(c)),
+        of(3, 8_000, EventKind::Close(c)),
+        of(1, 10_000, EventKind::Close(c)),
+    ];
+    events.sort_by_key(|e| e.at);
+    let kind = |d: &Departure| match d.kind {
+        DepartureKind::Open { .. } => 'o',
+        DepartureKind::Request(..) => 'r',
+        DepartureKind::Close => 'c',
+    };
+    let told = |s: &PlanSettings| -> Vec<(char, u64)> {
+        all(Memory(events.clone(), 0), s).0.iter().map(|d| (kind(d), d.due_ns / 1_000_000)).collect()
+    };
+    let want = [('o', 100), ('r', 300), ('o', 7_000), ('r', 9_000), ('c', 10_000)];
+    assert_eq!(told(&settings()), want);
+    // Ten times as fast the same two seconds are twenty of the trace.
+    let fast = PlanSettings { speed: Speed { milli: 10_000 }, ..settings() };
+    assert_eq!(told(&fast), [('o', 10), ('o', 20), ('r', 30), ('r', 900), ('c', 1_000)]);
+}
+
 /// A target that the sender cannot build was once planned and then shed as if the target were slow.
 #[test]
 fn what_cannot_be_built_is_not_planned() {
@@ -240,9 +294,11 @@ fn parts_and_loops() {
 #[test]
 fn a_forecast_sees_what_will_be_sent() {
     let rows: Vec<_> = (0..1_000u64).map(|i| (i * 10, i % 10)).collect();
-    let mut s = PlanSettings { scale: Scale { milli: 2000 }, ..settings() };
+    let s = PlanSettings { scale: Scale { milli: 2000 }, ..settings() };
     let mut seen = 0;
-    let (f, _, _) = forecast(trace(&rows), &mut s, |_| seen += 1).unwrap();
+    let mut source = trace(&rows);
+    let duration = crate::plan::forecast::duration_ns(&mut source, 0, u64::MAX).unwrap();
+    let (f, _) = forecast(source, &s, duration, |_| seen += 1).unwrap();
     assert_eq!((seen, f.counts.due), (2_000, 2_000));
     assert!((190..=215).contains(&(f.peak.rps() as u64)), "{}", f.peak);
     assert_eq!((f.sessions, f.connections_peak), (20, 20));
@@ -258,8 +314,9 @@ fn opens_and_closes_follow_their_session() {
     events.insert(0, open);
     events.push(close);
     let s = PlanSettings { scale: Scale { milli: 3000 }, ..settings() };
-    let none = PlanSettings { live: Some(Arc::default()), ..s.clone() };
-    assert_eq!(all(Memory(events.clone(), 0), &none).0.len(), 3, "nothing is opened for nothing");
+    let mut dropped = events.clone();
+    dropped[1] = request(5, 1, shape("DELETE", "/a", false));
+    assert_eq!(all(Memory(dropped, 0), &s).0.len(), 0, "nothing is opened for nothing");
     let (out, _) = all(Memory(events, 0), &s);
     assert_eq!(out.len(), 9);
     for instance in out.iter().map(|d| d.instance).collect::<std::collections::BTreeSet<_>>() {

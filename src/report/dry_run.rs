@@ -126,7 +126,8 @@ fn write(
     }
     writeln!(
         out,
-        "plan       {} requests in {} sessions over {:.1} s: mean {:.1}/s, peak second {:.1}/s",
+        "plan       {}{} requests in {} sessions over {:.1} s: mean {:.1}/s, peak second {:.1}/s",
+        if f.sounded { "about " } else { "" },
         c.due,
         f.sessions,
         f.last_due_ns as f64 / NANOS_PER_SEC as f64,
@@ -134,6 +135,10 @@ fn write(
         f.peak.rps()
     )?;
     writeln!(out, "           {}", curve(&f.curve, 72))?;
+    if f.sounded {
+        let words = "the trace is too long to be read before the run: the peak is that of its densest stretches, the rest is estimated";
+        writeln!(out, "           {words}")?;
+    }
     writeln!(
         out,
         "           up to {} connections at once, up to {} opened in one second (allowed {}/s), {in_flight_max} in flight allowed",

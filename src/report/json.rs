@@ -14,7 +14,7 @@ use crate::measure::latency::Latency;
 use crate::measure::saturation::Seconds;
 use crate::measure::tally::{Counts, Tally};
 use crate::measure::timeline::Row;
-use crate::plan::forecast::Forecast;
+use crate::plan::stream::PlanCounts;
 
 /// Share of the due requests that must have been sent for a completed run to pass.
 const SENT_SHARE_MIN: f64 = 0.95;
@@ -120,6 +120,9 @@ pub struct CoverageJson {
     pub recorded: u64,
     /// Of these, planned.
     pub planned: u64,
+    /// That is the whole chosen part; false where a trace too long to be read before the run was not reached to its end:
+    /// then all three are of the part that was.
+    pub whole: bool,
 }
 
 /// One guard.
@@ -288,8 +291,10 @@ pub struct Facts<'a> {
     pub lead_in: &'a Tally,
     /// Tally of the measure phase.
     pub measure: &'a Tally,
-    /// The plan.
-    pub forecast: &'a Forecast,
+    /// What was planned.
+    pub plan: &'a PlanCounts,
+    /// That is all there was; else it is what was reached of a trace too long to be known before.
+    pub plan_whole: bool,
     /// Names of routes in the lead-in and in the measure phase.
     pub route_names: (&'a [String], &'a [String]),
 }
@@ -321,7 +326,7 @@ pub fn report(f: &Facts<'_>) -> Report {
     let mut all = Tally::default();
     all.merge(f.lead_in);
     all.merge(f.measure);
-    let plan = &f.forecast.counts;
+    let plan = f.plan;
     let dropped: BTreeMap<String, u64> =
         plan.dropped.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect();
     let planned = |c: &Counts| CountsJson {
@@ -342,8 +347,9 @@ pub fn report(f: &Facts<'_>) -> Report {
         terminal => terminal.exit_code(),
     };
     let specs: Vec<&GuardSpec> = f.guards.iter().map(|(s, ..)| *s).collect();
-    let whole =
-        matches!(f.terminal, Terminal::Completed | Terminal::CompletedCapped) && f.run.rate_rps.is_none();
+    let whole = matches!(f.terminal, Terminal::Completed | Terminal::CompletedCapped)
+        && f.run.rate_rps.is_none()
+        && f.plan_whole;
     let identities = [
         ("due in the measure phase = planned", !whole || f.measure.counts.due == plan.due),
         ("recorded_x_scale = due + dropped", plan.adds_up()),
@@ -381,7 +387,12 @@ pub fn report(f: &Facts<'_>) -> Report {
             errors: all.connect_errors.clone(),
         },
         fidelity,
-        coverage: CoverageJson { share: f.forecast.coverage(), recorded: plan.scaled, planned: plan.due },
+        coverage: CoverageJson {
+            share: if plan.scaled == 0 { 0.0 } else { plan.due as f64 / plan.scaled as f64 },
+            recorded: plan.scaled,
+            planned: plan.due,
+            whole: f.plan_whole,
+        },
         guards: f.guards.iter().map(guard_json).collect(),
         events: f.events.clone(),
         aftercare: f.aftercare.clone(),

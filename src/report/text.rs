@@ -173,6 +173,10 @@ fn trust(out: &mut String, r: &Report) -> std::fmt::Result {
         writeln!(out, "           {words}")?;
     }
     shape(out, f)?;
+    if !r.coverage.whole {
+        let words = "the trace was not read before the run, and not to its end in it: planned and coverage are of what was reached";
+        writeln!(out, "plan       {words}")?;
+    }
     writeln!(
         out,
         "coverage   {:.1} % of the recorded requests can be sent; {:.2}x in requests at {}x in sessions{}",

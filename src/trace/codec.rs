@@ -15,6 +15,12 @@ use crate::limits::{BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, TRACE_END_BYTES
 /// First bytes of every trace: not text, and damaged by any line-ending conversion.
 pub(super) const MAGIC: [u8; 8] = [0x89, b'R', b'P', b'L', b'Y', b'\r', b'\n', 0x1a];
 
+/// Last bytes of every whole trace, behind the offset of its end section.
+pub(super) const TAIL_MAGIC: [u8; 8] = [0x89, b'R', b'P', b'L', b'Y', b'E', b'N', b'D'];
+
+/// Bytes of the tail: the offset of the end section and [`TAIL_MAGIC`].
+pub(super) const TAIL_LEN: u64 = 16;
+
 /// Format version written by this program.
 pub(super) const VERSION: u16 = 1;
 
@@ -138,6 +144,9 @@ pub(super) struct EndRecord {
     pub ledger: Vec<(String, u64)>,
     pub requests: u64,
     pub sessions: u64,
+    pub per_second: Vec<u32>,
+    pub connections_peak: u64,
+    pub opens_peak_per_s: u32,
 }
 
 type Config<const LIMIT: usize> = Configuration<LittleEndian, Varint, bincode::config::Limit<LIMIT>>;
@@ -254,6 +263,13 @@ pub(super) fn read_section(input: &mut impl Read, offset: u64) -> Result<Section
         }
         Ok(_) | Err(_) => Ok(Section::Broken(format!("a {} does not decompress", kind.name()))),
     }
+}
+
+/// Whether the tail that belongs to an end section at `end_at` follows.
+pub(super) fn read_tail(input: &mut impl Read, end_at: u64) -> Result<bool, TraceError> {
+    let mut tail = [0u8; TAIL_LEN as usize];
+    let n = read_fully(input, &mut tail)?;
+    Ok(n == tail.len() && tail[..8] == end_at.to_le_bytes() && tail[8..] == TAIL_MAGIC)
 }
 
 /// Writes the file header.

@@ -10,6 +10,7 @@ pub mod event;
 pub mod json;
 pub mod ledger;
 pub mod meta;
+pub mod outline;
 pub mod reader;
 pub mod shape;
 pub mod summary;

@@ -6,8 +6,8 @@ use std::io::Read;
 use super::TraceError;
 use super::block;
 use super::codec::{
-    BlockRecord, EndRecord, FILE_HEADER_LEN, Kind, MetaRecord, Section, decode, read_file_header,
-    read_section,
+    BlockRecord, EndRecord, FILE_HEADER_LEN, Kind, MetaRecord, Section, TAIL_LEN, decode, read_file_header,
+    read_section, read_tail,
 };
 use super::event::TraceEvent;
 use super::ledger::Ledger;
@@ -117,6 +117,16 @@ impl<R: Read> TraceReader<R> {
         Ok(self.pending.pop_front())
     }
 
+    /// Goes on with another block of the same input, which the caller has put at `offset`: the `blocks`-th one.
+    pub(super) fn jump(&mut self, offset: u64, blocks: u64) {
+        (self.offset, self.blocks) = (offset, blocks);
+        (self.pending, self.end) = (VecDeque::new(), None);
+    }
+
+    pub(super) fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     fn read_next(&mut self) -> Result<(), TraceError> {
         let section = read_section(&mut self.input, self.offset)?;
         let cut = |offset, blocks, why: String| Some(End::Cut { offset, blocks, why });
@@ -137,8 +147,11 @@ impl<R: Read> TraceReader<R> {
                     let why = format!("{} blocks are listed, {} are there", record.index.len(), self.blocks);
                     cut(self.offset, self.blocks, why)
                 }
+                Ok(_) if !read_tail(&mut self.input, self.offset)? => {
+                    cut(self.offset + len, self.blocks, "the last bytes are missing or wrong".to_owned())
+                }
                 Ok(record) => {
-                    self.offset += len;
+                    self.offset += len + TAIL_LEN;
                     let mut ledger = Ledger::default();
                     for (name, n) in &record.ledger {
                         ledger.set_by_name(name, *n);
@@ -159,4 +172,4 @@ impl<R: Read> TraceReader<R> {
 
 #[cfg(test)]
 #[path = "tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -61,7 +61,7 @@ prop_compose! {
     }
 }
 
-fn write(events: &[TraceEvent]) -> Vec<u8> {
+pub(in crate::trace) fn write(events: &[TraceEvent]) -> Vec<u8> {
     let mut writer = TraceWriter::new(Vec::new(), &meta()).unwrap();
     for event in events {
         writer.push(event).unwrap();
@@ -145,7 +145,7 @@ fn several_blocks_are_read_one_by_one() {
     let bytes = write(&events);
     assert_eq!(read(&bytes).0, events);
     let (got, end) = read(&bytes[..bytes.len() - 5]);
-    assert_eq!(got.len(), 20_000, "only the end section is cut");
+    assert_eq!(got.len(), 20_000, "only the last bytes are cut");
     assert!(matches!(end, End::Cut { blocks: 3, .. }), "{end:?}");
 }
 

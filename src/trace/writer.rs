@@ -1,17 +1,18 @@
 //! Writes a trace: streaming, memory bounded by one block.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 
 use super::TraceError;
 use super::block::BlockBuilder;
 use super::codec::{
-    EndRecord, FILE_HEADER_LEN, IndexRecord, Kind, MetaRecord, encode, write_file_header, write_section,
+    EndRecord, FILE_HEADER_LEN, IndexRecord, Kind, MetaRecord, TAIL_LEN, TAIL_MAGIC, encode,
+    write_file_header, write_section,
 };
-use super::event::TraceEvent;
+use super::event::{EventKind, TraceEvent};
 use super::ledger::Ledger;
 use super::meta::TraceMeta;
-use crate::limits::{BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_TARGET, HEAD_BYTES_MAX};
+use crate::limits::{BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_TARGET, HEAD_BYTES_MAX, TRACE_SECONDS_MAX};
+use crate::units::NANOS_PER_SEC;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +34,60 @@ pub struct TraceWriter<W> {
     offset: u64,
     block: BlockBuilder,
     index: Vec<IndexRecord>,
-    sessions: BTreeSet<u64>,
+    sessions: Seen,
+    curve: Curve,
     requests: u64,
     last_ns: u64,
+}
+
+/// Which sessions there were: a bit each, because they are numbered in order of appearance.
+#[derive(Debug, Default)]
+struct Seen {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl Seen {
+    fn insert(&mut self, ordinal: u64) {
+        let (word, bit) = ((ordinal / 64) as usize, 1 << (ordinal % 64));
+        if word >= self.bits.len() {
+            self.bits.resize(word + 1, 0);
+        }
+        self.count += u64::from(self.bits[word] & bit == 0);
+        self.bits[word] |= bit;
+    }
+}
+
+/// Requests of each second, connections at once: what a plan asks first of a trace.
+#[derive(Debug, Default)]
+struct Curve {
+    per_second: Vec<u32>,
+    connections: u64,
+    connections_peak: u64,
+    /// The second counted now, and opens in it.
+    opens: (u64, u32),
+    opens_peak: u32,
+}
+
+impl Curve {
+    fn add(&mut self, event: &TraceEvent) {
+        let second = event.at.0 / NANOS_PER_SEC;
+        match event.kind {
+            EventKind::Request(_) => {
+                // Behind the limit they count in its last second.
+                let at = second.min(TRACE_SECONDS_MAX - 1) as usize;
+                self.per_second.resize(self.per_second.len().max(at + 1), 0);
+                self.per_second[at] = self.per_second[at].saturating_add(1);
+            }
+            EventKind::Open(_) => {
+                self.connections += 1;
+                self.connections_peak = self.connections_peak.max(self.connections);
+                self.opens = if self.opens.0 == second { (second, self.opens.1 + 1) } else { (second, 1) };
+                self.opens_peak = self.opens_peak.max(self.opens.1);
+            }
+            EventKind::Close(_) => self.connections = self.connections.saturating_sub(1),
+        }
+    }
 }
 
 impl<W: Write> TraceWriter<W> {
@@ -54,8 +106,9 @@ impl<W: Write> TraceWriter<W> {
         };
         write_file_header(&mut out)?;
         let offset = FILE_HEADER_LEN + write_section(&mut out, Kind::Meta, &encode(&record)?)?;
-        let (block, index, sessions) = (BlockBuilder::default(), Vec::new(), BTreeSet::new());
-        Ok(Self { out, offset, block, index, sessions, requests: 0, last_ns: 0 })
+        let (sessions, curve) = (Seen::default(), Curve::default());
+        let (block, index) = (BlockBuilder::default(), Vec::new());
+        Ok(Self { out, offset, block, index, sessions, curve, requests: 0, last_ns: 0 })
     }
 
     /// Adds one event.
@@ -76,6 +129,7 @@ impl<W: Write> TraceWriter<W> {
         }
         self.last_ns = event.at.0;
         self.sessions.insert(event.session.ordinal);
+        self.curve.add(event);
         self.block.push(event);
         if self.block.len() >= BLOCK_EVENTS_MAX || self.block.weight() >= BLOCK_RAW_BYTES_TARGET {
             self.flush_block()?;
@@ -105,10 +159,22 @@ impl<W: Write> TraceWriter<W> {
     /// When the medium fails.
     pub fn finish(mut self, ledger: &Ledger) -> Result<(W, Written), TraceError> {
         self.flush_block()?;
-        let sessions = self.sessions.len() as u64;
+        let sessions = self.sessions.count;
         let rows = ledger.rows().filter_map(|(i, n)| n.map(|n| (i.name().to_owned(), n)));
-        let end = EndRecord { index: self.index, ledger: rows.collect(), requests: self.requests, sessions };
+        let end = EndRecord {
+            index: self.index,
+            ledger: rows.collect(),
+            requests: self.requests,
+            sessions,
+            per_second: self.curve.per_second,
+            connections_peak: self.curve.connections_peak,
+            opens_peak_per_s: self.curve.opens_peak,
+        };
+        let end_at = self.offset;
         self.offset += write_section(&mut self.out, Kind::End, &encode(&end)?)?;
+        self.out.write_all(&end_at.to_le_bytes())?;
+        self.out.write_all(&TAIL_MAGIC)?;
+        self.offset += TAIL_LEN;
         self.out.flush()?;
         let written =
             Written { requests: self.requests, sessions, bytes: self.offset, last_ns: self.last_ns };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::trace::TraceMeta;
+use crate::trace::outline::Outline;
 use crate::trace::reader::TraceReader;
 use crate::trace::writer::{TraceWriter, Written};
 use crate::trace::{Ledger, TraceEvent};
@@ -23,6 +24,20 @@ pub fn open(path: &Path) -> anyhow::Result<TraceFile> {
     let show = path.display();
     let file = File::open(path).with_context(|| format!("cannot open the trace {show}"))?;
     TraceReader::new(BufReader::with_capacity(1 << 18, file)).with_context(|| format!("cannot read {show}"))
+}
+
+/// The outline of a whole trace; none of one that was cut off.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn outline(path: &Path) -> anyhow::Result<Option<Outline>> {
+    let show = path.display();
+    let mut file = File::open(path).with_context(|| format!("cannot open the trace {show}"))?;
+    // A pipe has no end to look at; it is read from its beginning.
+    if !file.metadata().is_ok_and(|m| m.is_file()) {
+        return Ok(None);
+    }
+    Outline::read(&mut file).with_context(|| format!("cannot read {show}"))
 }
 
 /// A trace being written: it gets its name only when it is whole.
