@@ -88,7 +88,7 @@ pub struct Foresight {
     /// Where the trace is cut off or damaged.
     pub warning: Option<String>,
     /// Due times of the stretches that were sounded; empty where all was read.
-    stretches: Vec<Vec<u64>>,
+    stretches: Vec<u64>,
 }
 
 impl Foresight {
@@ -101,21 +101,11 @@ impl Foresight {
         if let Some(outline) = source.outline.as_ref().filter(long).cloned() {
             let (clock, mut stretches) = (Clock::start(), Vec::new());
             let more = || clock.now().as_secs_f64() < SOUNDING_TIME.as_secs_f64();
-            let mut last = u64::MAX;
-            let each = |due: u64| {
-                if due < last || due > last + SOUNDED_GAP_NS {
-                    stretches.push(Vec::new());
-                }
-                last = due;
-                if let Some(stretch) = stretches.last_mut() {
-                    stretch.push(due);
-                }
-            };
+            let each = |due: u64| stretches.push(due);
             let (sounded, back) = sound(source, plan, &outline, more, each)?;
             source = back;
             if let Some(forecast) = sounded {
                 let duration_ns = outline.last_ns().min(plan.to_ns).saturating_sub(plan.from_ns).max(1);
-                stretches.sort_by_key(|s| s.first().copied());
                 return Ok(Self { source, duration_ns, forecast, warning: None, stretches });
             }
         }
@@ -131,7 +121,9 @@ impl Foresight {
     pub fn trial(mut self, plan: &PlanSettings, ceiling: Rate) -> anyhow::Result<(Self, BucketTrial)> {
         let mut trial = BucketTrial::new(ceiling);
         if self.forecast.sounded {
-            self.stretches.iter().flatten().for_each(|due| trial.due(*due));
+            let mut all = std::mem::take(&mut self.stretches);
+            all.sort_unstable();
+            all.into_iter().for_each(|due| trial.due(due));
             return Ok((self, trial));
         }
         let (_, source) = forecast::forecast(self.source, plan, self.duration_ns, |due| trial.due(due))?;
@@ -139,9 +131,6 @@ impl Foresight {
         Ok((self, trial))
     }
 }
-
-/// Quiet after which due times belong to another stretch.
-const SOUNDED_GAP_NS: u64 = 1_000_000_000;
 
 /// Reads a trace to its end once: a damaged one says so before anything is sent. Also the length of the chosen part.
 fn read_through(source: &mut FileSource, from_ns: u64, to_ns: u64) -> anyhow::Result<(Option<String>, u64)> {

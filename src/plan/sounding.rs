@@ -78,7 +78,8 @@ pub fn sound<S: EventSource>(
     let end = outline.last_ns().min(settings.to_ns);
     let duration_ns = end.saturating_sub(settings.from_ns).max(1);
     let (mut best, mut counts, mut looked): (Counter, PlanCounts, Vec<u64>) = Default::default();
-    let apart = 2 + CLONE_JITTER_MAX.as_secs();
+    // Two seconds of the run each, on the axis of the trace: none may overlap another.
+    let apart = 1 + (3 * settings.speed.milli).div_ceil(1000) + CLONE_JITTER_MAX.as_secs();
     for (start, recorded) in densest(outline, settings) {
         // Below what was found whatever is planned of it.
         let enough = recorded.saturating_mul(settings.scale.milli.div_ceil(1000)) < best.peak;
