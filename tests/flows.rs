@@ -443,3 +443,31 @@ fn an_answer_before_the_end_of_the_body_counts_and_ends_the_connection() {
     assert_eq!(c["ok"].as_u64().unwrap() + sum(&c["error"]), 12, "{c}");
     assert!(c["ok"].as_u64().unwrap() >= 4, "{c}");
 }
+
+/// What leaves: each clone asks for its own order, and the date is as far from today as it was then.
+#[test]
+fn ids_of_clones_and_dates_are_shifted() {
+    let dir = tempfile::tempdir().unwrap();
+    let sink = Sink::ok();
+    // Recorded on 2023-11-14, about the day after.
+    let visit: [Recorded<'_>; 1] = [(0, "GET /orders/41?day=2023-11-15&x=41\nHost: shop", 0, 200)];
+    let trace = record(dir.path(), 1, &visit);
+    let rules = "[rewrite]\nclone_keys = \"shift\"\n[[rewrite.shift]]\non = \"GET /orders/*\"\nsegment = 2\nids = { by = 50, min = 1, max = 100 }\n\
+                 [[rewrite.shift]]\non = \"/orders/*\"\nquery = \"day\"\ndays = true\n";
+    let policy = policy(dir.path(), rules);
+    let out = dir.path().join("run").display().to_string();
+    let url = sink.url();
+    let args = ["--trace", &trace, "--policy", &policy, "--target", &url, "--lead-in", "none", "--out", &out];
+    let today = || replay::edge::clock::wall().rfc3339()[..10].parse::<jiff::civil::Date>().unwrap();
+    let before = today();
+    let done = replay(&[&args[..], &["--scale", "3x", "--quiet"]].concat());
+    assert_eq!(code(&done), 0, "{}", text(&done));
+    let mut lines: Vec<String> = sink.heads().iter().map(|h| h.lines().next().unwrap().to_owned()).collect();
+    lines.sort();
+    let want = |day: jiff::civil::Date| {
+        let day = day.tomorrow().unwrap();
+        // 41, 91, and 141 around the hundred that there are.
+        [41, 41, 91].map(|id| format!("GET /orders/{id}?day={day}&x=41 HTTP/1.1"))
+    };
+    assert!(lines == want(before) || lines == want(today()), "{lines:?}");
+}

@@ -18,7 +18,7 @@ use crate::report::dry_run::BucketTrial;
 use crate::trace::TraceEvent;
 use crate::trace::outline::Outline;
 use crate::trace::reader::End;
-use crate::units::Rate;
+use crate::units::{NANOS_PER_SEC, Rate, WallTime};
 
 /// A trace file as a source of events.
 pub struct FileSource {
@@ -38,6 +38,13 @@ impl FileSource {
         let reader = trace_file::open(path)?;
         let outline = trace_file::outline(path)?;
         Ok(Self { path: path.to_owned(), reader, outline, read_through: false })
+    }
+
+    /// Whole days from the recording to `now`, by the calendar of UTC.
+    #[must_use]
+    pub fn days_until(&self, now: WallTime) -> i64 {
+        let day = |t: WallTime| (t.0 / (86_400 * NANOS_PER_SEC)) as i64;
+        day(now) - day(self.reader.meta().started_at)
     }
 
     /// With which seed coarse stamps were spread.

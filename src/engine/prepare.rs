@@ -152,7 +152,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     if let Some(why) = policy.rewrite.objection(&target) {
         return refused(why);
     }
-    let (rewrite, accounts) = match rewriting::load(policy, asked.scale) {
+    let (rewrite, accounts) = match rewriting::load(policy, asked.scale, source.days_until(wall())) {
         Ok(loaded) => loaded,
         Err(e) => return refused(format!("{e:#}")),
     };

@@ -14,7 +14,11 @@ use crate::policy::Policy;
 use crate::policy::rewrite::Auth;
 use crate::units::Scale;
 
-fn rules(policy: &Policy, secret: impl Fn(&Auth) -> anyhow::Result<Secret>) -> anyhow::Result<Rewrite> {
+fn rules(
+    policy: &Policy,
+    days: i64,
+    secret: impl Fn(&Auth) -> anyhow::Result<Secret>,
+) -> anyhow::Result<Rewrite> {
     let words = &policy.rewrite;
     let mut rules = words.rules.clone();
     // Before the headers that are set everywhere: what is said of a route is the closer rule.
@@ -23,7 +27,7 @@ fn rules(policy: &Policy, secret: impl Fn(&Auth) -> anyhow::Result<Secret>) -> a
         set.push(SetHeader { on: auth.on.clone(), name: auth.header.clone(), value: secret(auth)? });
     }
     set.append(&mut rules.set);
-    Ok(Rewrite { set, routes: policy.routes.clone(), ..rules })
+    Ok(Rewrite { set, routes: policy.routes.clone(), days, ..rules })
 }
 
 /// The rules without secrets: what would be planned, not what would be sent.
@@ -31,14 +35,14 @@ fn rules(policy: &Policy, secret: impl Fn(&Auth) -> anyhow::Result<Secret>) -> a
 /// # Errors
 /// Never.
 pub fn for_survey(policy: &Policy) -> anyhow::Result<Arc<Rewrite>> {
-    rules(policy, |_| Secret::new(b"-").context("a placeholder")).map(Arc::new)
+    rules(policy, 0, |_| Secret::new(b"-").context("a placeholder")).map(Arc::new)
 }
 
-/// The rules with their secrets, and the accounts.
+/// The rules with their secrets, and the accounts, `days` after the recording.
 ///
 /// # Errors
 /// When a file or variable cannot be read, or a log-in would be sent more often than it has accounts.
-pub fn load(policy: &Policy, scale: Scale) -> anyhow::Result<(Arc<Rewrite>, Arc<Accounts>)> {
+pub fn load(policy: &Policy, scale: Scale, days: i64) -> anyhow::Result<(Arc<Rewrite>, Arc<Accounts>)> {
     let secret = |auth: &Auth| {
         let text = secrets::read(&auth.from)?;
         let whole = format!("{}{}", auth.prefix, text.trim_end_matches(['\r', '\n']));
@@ -47,7 +51,7 @@ pub fn load(policy: &Policy, scale: Scale) -> anyhow::Result<(Arc<Rewrite>, Arc<
             format!("the secret for {} has bytes that no header line may have: {}", auth.header, auth.from)
         })
     };
-    let rules = rules(policy, secret)?;
+    let rules = rules(policy, days, secret)?;
     let accounts = match &policy.rewrite.accounts {
         None => Accounts::default(),
         Some((file, columns)) => secrets::accounts(file, columns)?,

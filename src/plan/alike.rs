@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::screen::{RouteNames, Screen};
-use super::{DropReason, PlannedRequest};
+use super::{DropReason, PlannedRequest, shift};
 use crate::limits::ALIKE_MAX;
-use crate::trace::RequestFacts;
 use crate::trace::shape::SharedShape;
+use crate::trace::{RequestFacts, RequestShape};
 
-type Key = (usize, Option<u16>, Option<u64>);
+/// Place of the shape, status, body, and the clone where clones differ.
+type Key = (usize, Option<u16>, Option<u64>, u64);
 
 /// What was judged before.
 #[derive(Debug, Clone, Default)]
@@ -31,18 +32,25 @@ impl Alike {
         screen: &Screen,
         routes: &mut RouteNames,
         r: &RequestFacts,
+        clone: u64,
     ) -> Result<Arc<PlannedRequest>, DropReason> {
-        let key = (Arc::as_ptr(&r.shape) as usize, r.status.value, r.body_len.value);
+        let key = (Arc::as_ptr(&r.shape) as usize, r.status.value, r.body_len.value, clone);
         if let Some((_, known)) = self.known.get(&key) {
             return known.clone();
         }
-        let planned = screen.judge(r).map(|()| {
+        let shifted = shift::target(&screen.rewrite.shifts, &r.shape, clone, screen.rewrite.days);
+        let shape = match shifted {
+            None => Arc::clone(&r.shape),
+            Some(target) => Arc::new(RequestShape { target, ..RequestShape::clone(&r.shape) }),
+        };
+        // Judged as it would be sent.
+        let planned = screen.judge(&RequestFacts { shape: Arc::clone(&shape), ..r.clone() }).map(|()| {
             Arc::new(PlannedRequest {
-                shape: Arc::clone(&r.shape),
+                shape: Arc::clone(&shape),
                 body_len: r.body_len.value,
                 expected: r.status.value,
-                route: routes.number(&r.shape),
-                cap: screen.routes.cap(&r.shape.method, r.shape.path()),
+                route: routes.number(&shape),
+                cap: screen.routes.cap(&shape.method, shape.path()),
                 prepared: OnceLock::new(),
             })
         });

@@ -18,6 +18,7 @@ pub mod rewrite;
 pub mod routes;
 pub mod screen;
 pub mod session;
+pub mod shift;
 pub mod sounding;
 pub mod stationary;
 pub mod stream;

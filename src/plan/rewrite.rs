@@ -8,6 +8,7 @@
 use std::fmt;
 
 use super::routes::{Pattern, Routes};
+use super::shift::Shift;
 use super::take::Take;
 use crate::trace::shape::{HeaderValue, RequestShape, TOKEN_HEADERS};
 use crate::wire::head::is_token;
@@ -238,6 +239,10 @@ pub struct Rewrite {
     pub puts: Vec<Put>,
     /// Where a request with a rewritten target may lead.
     pub routes: Routes,
+    /// Ids and dates in recorded targets.
+    pub shifts: Vec<Shift>,
+    /// Days since the recording.
+    pub days: i64,
 }
 
 /// Headers that no rule may set: the connection's own, ours, and what would forge somebody.

@@ -61,7 +61,7 @@ impl Sample {
             if event.at.0 < from_ns {
                 continue;
             }
-            let Ok(request) = alike.planned(screen, &mut sample.routes, r) else { continue };
+            let Ok(request) = alike.planned(screen, &mut sample.routes, r, 0) else { continue };
             let next = sample.sessions.len();
             let (start, index) = *open.entry(event.session.key).or_insert((event.at.0, next));
             if index == next {

@@ -3,6 +3,7 @@
 //! Memory is bounded by the jitter window, not by the trace: a clone is never earlier than its original,
 //! so everything due before the original of the event at hand is final.
 
+use core::ops::Range;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -299,27 +300,41 @@ impl<S: EventSource> PlanStream<S> {
             EventKind::Close(_) => {
                 self.unopened.remove(&connection);
                 if self.open.remove(&connection) {
-                    self.push(connection, clones, offset, &DepartureKind::Close);
+                    self.push(connection, 0..clones, offset, &DepartureKind::Close);
                 }
             }
             EventKind::Request(r) => {
                 self.counts.scaled += clones;
-                let Some(planned) = self.request(r, clones) else { return };
-                if let Some(opened) = self.unopened.remove(&connection) {
-                    let http2 = planned.shape.version == Version::Http2;
-                    self.push(connection, clones, opened, &DepartureKind::Open { http2 });
+                if self.settings.screen.rewrite.shifts.is_empty() {
+                    let Some(planned) = self.request(r, 0, clones) else { return };
+                    self.sent_on(connection, clones, planned.shape.version);
+                    self.push(connection, 0..clones, offset, &DepartureKind::Request(planned, r.answer()));
+                    return;
                 }
-                if self.open.len() < OPEN_CONNECTIONS_MAX {
-                    self.open.insert(connection);
+                for clone in 0..clones {
+                    let Some(planned) = self.request(r, clone, 1) else { continue };
+                    self.sent_on(connection, clones, planned.shape.version);
+                    let kind = DepartureKind::Request(planned, r.answer());
+                    self.push(connection, clone..clone + 1, offset, &kind);
                 }
-                self.push(connection, clones, offset, &DepartureKind::Request(planned, r.answer()));
             }
         }
     }
 
-    /// Plans what all clones of a session do at `offset`, but nothing that would be in the past.
-    fn push(&mut self, (key, connection): Connection, clones: u64, offset: u64, kind: &DepartureKind) {
-        for clone in 0..clones {
+    /// A connection carries something that is sent: from now on it is open.
+    fn sent_on(&mut self, connection: Connection, clones: u64, version: Version) {
+        if let Some(opened) = self.unopened.remove(&connection) {
+            let kind = DepartureKind::Open { http2: version == Version::Http2 };
+            self.push(connection, 0..clones, opened, &kind);
+        }
+        if self.open.len() < OPEN_CONNECTIONS_MAX {
+            self.open.insert(connection);
+        }
+    }
+
+    /// Plans what clones of a session do at `offset`, but nothing that would be in the past.
+    fn push(&mut self, (key, connection): Connection, clones: Range<u64>, offset: u64, kind: &DepartureKind) {
+        for clone in clones {
             let instance = instance(key, clone, self.round);
             let due_ns = self.due(offset + self.settings.jitter(instance, clone, self.duration_ns));
             let due_ns = due_ns.max(self.final_ns.unwrap_or(0));
@@ -329,8 +344,9 @@ impl<S: EventSource> PlanStream<S> {
         }
     }
 
-    fn request(&mut self, r: &RequestFacts, clones: u64) -> Option<Arc<PlannedRequest>> {
-        match self.alike.planned(&self.settings.screen, &mut self.routes, r) {
+    /// The request as `clone` sends it; where it is dropped, it is for `clones` of them.
+    fn request(&mut self, r: &RequestFacts, clone: u64, clones: u64) -> Option<Arc<PlannedRequest>> {
+        match self.alike.planned(&self.settings.screen, &mut self.routes, r, clone) {
             Ok(planned) => Some(planned),
             Err(reason) => {
                 *self.counts.dropped.entry(reason).or_default() += clones;

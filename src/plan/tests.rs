@@ -202,6 +202,36 @@ fn each_reason_to_drop() {
     assert!(counts.adds_up());
 }
 
+/// Each clone asks for ids of its own, judged as they are sent; the original keeps its own.
+#[test]
+fn clones_have_ids_of_their_own() {
+    use crate::plan::rewrite::Rewrite;
+    use crate::plan::shift::{How, Part, Shift};
+    let mut s = PlanSettings { scale: Scale { milli: 3000 }, ..settings() };
+    let on = Pattern::parse("/p/*").unwrap();
+    let how = How::Ids { by: 10, min: 1, max: 99 };
+    let shifts = vec![Shift { on, part: Part::Segment(2), how }];
+    s.screen.rewrite = Arc::new(Rewrite { shifts, ..Rewrite::default() });
+    s.screen.routes.deny = vec![Pattern::parse("/p/25").unwrap()];
+    let events = vec![
+        request(0, 1, shape("GET", "/p/5", false)),
+        request(10, 1, shape("GET", "/p/5", false)),
+        request(20, 1, shape("GET", "/other", false)),
+    ];
+    let (out, counts) = all(Memory(events, 0), &s);
+    let mut sent: BTreeMap<Instance, Vec<String>> = BTreeMap::new();
+    for d in &out {
+        let DepartureKind::Request(r, _) = &d.kind else { panic!() };
+        sent.entry(d.instance).or_default().push(String::from_utf8_lossy(&r.shape.target).into_owned());
+    }
+    let key = request(0, 1, shape("GET", "/", false)).session.key;
+    assert_eq!(sent[&instance(key, 0, 0)], ["/p/5", "/p/5", "/other"]);
+    assert_eq!(sent[&instance(key, 1, 0)], ["/p/15", "/p/15", "/other"]);
+    assert_eq!(sent[&instance(key, 2, 0)], ["/other"], "/p/25 is denied");
+    assert_eq!(counts.dropped, [(DropReason::Route, 2)].into());
+    assert!(counts.adds_up());
+}
+
 /// A plan that is given up half-way adds up, too.
 #[test]
 fn the_planning_identity_holds_at_any_moment() {

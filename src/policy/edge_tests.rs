@@ -262,7 +262,6 @@ fn whole_words_have_two_sides_too() {
 #[test]
 fn keys_of_other_versions_are_refused_wherever_they_stand() {
     for (words, line) in [
-        ("clone_keys = 1\n[target]", "line 3: clone_keys"),
         ("[target]\n[notify]\nx = 1", "line 4: notify"),
         ("[[guard]]\nfreshness = 'x'", "line 4: guard.freshness"),
         ("[governor]\nrecover_cap = 1", "line 4: governor.recover_cap"),

@@ -140,6 +140,39 @@ pub struct RewriteTable {
     /// Values put into requests.
     #[serde(default)]
     pub put: Vec<Spanned<PutTable>>,
+    /// `same` or `shift`.
+    pub clone_keys: Option<Word>,
+    /// Ids and dates in recorded targets.
+    #[serde(default)]
+    pub shift: Vec<Spanned<ShiftTable>>,
+}
+
+/// `[[rewrite.shift]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShiftTable {
+    /// Route whose requests are changed.
+    pub on: Word,
+    /// Segment of the path, from 1.
+    pub segment: Option<Spanned<u64>>,
+    /// Key of the query.
+    pub query: Option<Word>,
+    /// Ids of clones.
+    pub ids: Option<Spanned<IdsTable>>,
+    /// The days since the recording are added.
+    pub days: Option<Spanned<bool>>,
+}
+
+/// `ids` of `[[rewrite.shift]]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdsTable {
+    /// Distance between clones.
+    pub by: u64,
+    /// Smallest id there is.
+    pub min: u64,
+    /// Largest id there is.
+    pub max: u64,
 }
 
 /// `[rewrite.accounts]`.
@@ -432,9 +465,8 @@ pub struct BaselineTable {
 }
 
 /// Keys that later versions enforce and this one does not, with what they are for. Refused by name.
-pub const NOT_ENFORCED: [(&str, &str); 4] = [
+pub const NOT_ENFORCED: [(&str, &str); 3] = [
     ("notify", "notices"),
-    ("clone_keys", "mapping of ids in clones"),
     ("guard.freshness", "hand-written freshness queries"),
     ("governor.recover_cap", "a recovery cap other than 0.8"),
 ];

@@ -5,13 +5,14 @@
 use toml::Spanned;
 
 use super::check::Reader;
-use super::file::{AuthTable, PolicyFile, PutTable, RewriteTable, TakeTable, Word};
+use super::file::{AuthTable, IdsTable, PolicyFile, PutTable, RewriteTable, ShiftTable, TakeTable, Word};
 use super::target::Target;
 use crate::limits::REWRITE_RULES_MAX;
 use crate::plan::rewrite::{
     Bodies, Encode, Put, RecordedCookies, Rewrite, Secret, SetHeader, Template, UNIQUE, may_set,
 };
 use crate::plan::routes::Pattern;
+use crate::plan::shift::{How, Part, Shift};
 use crate::plan::take::{Place, Take};
 
 /// Where a secret is read when a run is prepared.
@@ -100,7 +101,7 @@ fn header(r: &mut Reader<'_>, key: &str, at: usize, name: &str) -> Option<String
 /// `[rewrite]`: `None` after an error.
 pub(super) fn rewrite(r: &mut Reader<'_>, file: &PolicyFile) -> Option<RewriteWords> {
     let Some(t) = &file.rewrite else { return Some(RewriteWords::default()) };
-    let rules = t.set.len() + t.remove.len() + t.auth.len() + t.take.len() + t.put.len();
+    let rules = t.set.len() + t.remove.len() + t.auth.len() + t.take.len() + t.put.len() + t.shift.len();
     if rules > REWRITE_RULES_MAX {
         r.error(RULE, None, "rewrite", format!("more than {REWRITE_RULES_MAX} rules"));
         return None;
@@ -125,7 +126,10 @@ pub(super) fn rewrite(r: &mut Reader<'_>, file: &PolicyFile) -> Option<RewriteWo
     let (takes, accounts) = (takes?, accounts?);
     let names = names(r, &takes, accounts.as_ref().map(|(_, c)| c.as_slice()))?;
     let puts = all(&t.put, |w| put(r, w, &names));
+    let shifts = shifts(r, t);
     let rules = Rewrite {
+        shifts: shifts?,
+        days: 0,
         set: set?,
         remove: remove?.into_iter().map(|n| n.to_ascii_lowercase()).collect(),
         cookies: cookies?,
@@ -319,6 +323,53 @@ fn put(r: &mut Reader<'_>, spanned: &Spanned<PutTable>, names: &[String]) -> Opt
     Some(Put { into, target, headers, body })
 }
 
+/// `[[rewrite.shift]]`, and whether clones have ids of their own at all.
+fn shifts(r: &mut Reader<'_>, t: &RewriteTable) -> Option<Vec<Shift>> {
+    let words = [("same", false), ("shift", true)];
+    let shift = choice(r, "rewrite.clone_keys", t.clone_keys.as_ref(), &words)?;
+    let rules = all(&t.shift, |s| one_shift(r, s))?;
+    let ids = rules.iter().any(|s| matches!(s.how, How::Ids { .. }));
+    if ids != shift {
+        let at = t.clone_keys.as_ref().map(|w| w.span().start);
+        let why = "clone_keys = \"shift\" and [[rewrite.shift]] with ids belong together: the one says that clones have ids of their own, the other which";
+        r.error(RULE, at, "rewrite.clone_keys", why);
+        return None;
+    }
+    Some(rules)
+}
+
+fn one_shift(r: &mut Reader<'_>, spanned: &Spanned<ShiftTable>) -> Option<Shift> {
+    let (t, at) = (spanned.get_ref(), spanned.span().start);
+    let on = pattern(r, "rewrite.shift: on", &t.on)?;
+    let part = match (&t.segment, &t.query) {
+        (Some(n), None) if (1..=64).contains(n.get_ref()) => Part::Segment(*n.get_ref() as usize),
+        (None, Some(key)) if !key.get_ref().is_empty() => Part::Query(key.get_ref().clone().into_bytes()),
+        (Some(_) | None, _) => {
+            let why = "give exactly one of segment (1 is the first of the path) and query (a key)";
+            r.error(RULE, Some(at), "rewrite.shift", why);
+            return None;
+        }
+    };
+    let how = match (&t.ids, t.days.as_ref().map(Spanned::get_ref)) {
+        (Some(ids), None) => {
+            let IdsTable { by, min, max } = *ids.get_ref();
+            if by == 0 || min >= max {
+                let why = "by must be above 0, and max above min: the ids that there are";
+                r.error(RULE, Some(ids.span().start), "rewrite.shift: ids", why);
+                return None;
+            }
+            How::Ids { by, min, max }
+        }
+        (None, Some(true)) => How::Days,
+        (None | Some(_), _) => {
+            let why = "give exactly one of ids = { by, min, max } and days = true";
+            r.error(RULE, Some(at), "rewrite.shift", why);
+            return None;
+        }
+    };
+    Some(Shift { on, part, how })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Policy;
@@ -334,6 +385,7 @@ mod tests {
     fn wrong_rules_are_named_with_their_line() {
         let take = |words: &str| format!("[[rewrite.take]]\nname = \"x\"\nfrom = \"GET /a\"\n{words}\n");
         let put = |words: &str| format!("[[rewrite.put]]\ninto = \"POST /a\"\n{words}\n");
+        let shift = |words: &str| format!("[[rewrite.shift]]\non = \"GET /a/*\"\n{words}\n");
         let auth = |words: &str| format!("[[rewrite.auth]]\n{words}\n");
         #[rustfmt::skip]
         let table = [
@@ -364,6 +416,16 @@ mod tests {
             (put("target = \"/a b\""), "line 7: rewrite.put: target", "no path"),
             (put("body = \"{y}\""), "line 7: rewrite.put: body", "{y} is neither taken"),
             (put("body = \"{\""), "line 7: rewrite.put: body", "{{"),
+            ("[rewrite]\nclone_keys = \"other\"\n".into(), "line 6: rewrite.clone_keys", "none of \"same\", \"shift\""),
+            ("[rewrite]\nclone_keys = \"shift\"\n".into(), "line 6: rewrite.clone_keys", "belong together"),
+            (shift("segment = 2\nids = { by = 1, min = 0, max = 9 }"), "rewrite.clone_keys", "belong together"),
+            (shift("days = true"), "line 5: rewrite.shift", "exactly one of segment"),
+            (shift("segment = 0\ndays = true"), "line 5: rewrite.shift", "exactly one of segment"),
+            (shift("segment = 1\nquery = \"a\"\ndays = true"), "line 5: rewrite.shift", "exactly one of segment"),
+            (shift("query = \"a\""), "line 5: rewrite.shift", "exactly one of ids"),
+            (shift("query = \"a\"\ndays = false"), "line 5: rewrite.shift", "exactly one of ids"),
+            (shift("query = \"a\"\nids = { by = 0, min = 0, max = 9 }"), "line 8: rewrite.shift: ids", "above 0"),
+            (shift("query = \"a\"\nids = { by = 1, min = 9, max = 9 }"), "line 8: rewrite.shift: ids", "max above min"),
             (put("headers = { Forwarded = \"a\" }"), "line 7: rewrite.put: headers", "may not be set"),
             (put("headers = { X-A = \"a\\rb\" }"), "line 7: rewrite.put: headers", "control bytes"),
         ];

@@ -29,13 +29,15 @@ enum Kind {
     Auths,
     Takes,
     Puts,
+    Shifts,
+    Ids,
 }
 
 type Keys = &'static [(&'static str, Kind, &'static str)];
 
 use Kind::{
-    Accounts, Auths, Bytes, Duration, Flag, Labels, Limit, Number, Puts, Rate, Rates, Ratio, Relative, Takes,
-    Text, Texts, Whole,
+    Accounts, Auths, Bytes, Duration, Flag, Ids, Labels, Limit, Number, Puts, Rate, Rates, Ratio, Relative,
+    Shifts, Takes, Text, Texts, Whole,
 };
 
 const TARGET: Keys = &[
@@ -72,6 +74,8 @@ const REWRITE: Keys = &[
     ("auth", Auths, "credentials from files or the environment"),
     ("take", Takes, "values taken from answers"),
     ("put", Puts, "values put into requests"),
+    ("clone_keys", Text, "ids of clones: \"same\" as their original's, or \"shift\" by the rules with ids"),
+    ("shift", Shifts, "ids and dates in recorded targets"),
 ];
 const ACCOUNTS: Keys =
     &[("file", Text, "CSV with a header line, or JSON lines"), ("columns", Texts, "columns that are used")];
@@ -95,6 +99,18 @@ const PUT: Keys = &[
     ("target", Text, "path and query, with {values}"),
     ("headers", Labels, "headers, with {values}"),
     ("body", Text, "body, with {values}"),
+];
+const SHIFT: Keys = &[
+    ("on", Text, "route whose requests are changed"),
+    ("segment", Whole, "segment of the path, from 1"),
+    ("query", Text, "key of the query"),
+    ("ids", Ids, "ids of clones: by is added for each, around within min and max"),
+    ("days", Flag, "the days since the recording are added to a date"),
+];
+const IDS: Keys = &[
+    ("by", Whole, "distance between clones"),
+    ("min", Whole, "smallest id there is"),
+    ("max", Whole, "largest id there is"),
 ];
 const RATE: Keys = &[
     ("max_scale", Number, "highest --scale"),
@@ -223,6 +239,8 @@ fn value(kind: Kind, about: &str) -> Value {
         Auths => json!({"type": "array", "items": table(AUTH)}),
         Takes => json!({"type": "array", "items": table(TAKE)}),
         Puts => json!({"type": "array", "items": table(PUT)}),
+        Shifts => json!({"type": "array", "items": table(SHIFT)}),
+        Ids => table(IDS),
     };
     if let Value::Object(map) = &mut v {
         map.insert("description".to_owned(), json!(about));
@@ -298,6 +316,8 @@ mod tests {
         assert_eq!(keys(AUTH), known("[[rewrite.auth]]\n"));
         assert_eq!(keys(TAKE), known("[[rewrite.take]]\n"));
         assert_eq!(keys(PUT), known("[[rewrite.put]]\n"));
+        assert_eq!(keys(SHIFT), known("[[rewrite.shift]]\n"));
+        assert_eq!(keys(IDS), known("[[rewrite.shift]]\non = \"/a\"\n[rewrite.shift.ids]\n"));
         let top: BTreeSet<String> = schema()["properties"].as_object().unwrap().keys().cloned().collect();
         assert_eq!(top, known(""));
     }
