@@ -20,6 +20,7 @@ pub mod ledger;
 mod open;
 pub mod pool;
 pub mod prepare;
+pub mod queue;
 pub mod rewriting;
 pub mod run;
 pub mod sessions;

@@ -4,7 +4,7 @@
 //! wake-ups, not HTTP, decide the cost below saturation. Open loop: it never waits for an answer.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::task::LocalSet;
 
 use super::feeder::Batch;
 use super::pool::Pool;
+use super::queue::{Planned, Queue};
 use super::sessions::Sessions;
 use super::shared::{Shared, Stage};
 use crate::edge::host::timer::FineTimer;
@@ -138,7 +139,7 @@ pub fn run(
         shared: Arc::clone(shared),
         index,
         context,
-        queue: VecDeque::new(),
+        queue: Queue::default(),
         lanes: BTreeMap::new(),
         pool: settings.connections.share_of(index, shared.ports.len()).map(Pool::new),
         sessions: Sessions::default(),
@@ -158,18 +159,11 @@ pub fn run(
     result.map(|()| book.take_tallies())
 }
 
-struct Planned {
-    epoch: u64,
-    phase: RunPhase,
-    due: RunTime,
-    departure: Departure,
-}
-
 struct Worker {
     shared: Arc<Shared>,
     index: usize,
     context: Rc<LaneContext>,
-    queue: VecDeque<Planned>,
+    queue: Queue,
     lanes: BTreeMap<(Instance, u16), Lane>,
     /// Instead of them.
     pool: Option<Pool>,
@@ -192,7 +186,7 @@ impl Worker {
         let timer = FineTimer::new()?;
         loop {
             while let Ok(batch) = batches.try_recv() {
-                self.take(batch);
+                self.queue.take(batch);
             }
             if self.shared.epoch() != self.stage_epoch {
                 (self.stage, self.stage_epoch) = self.shared.stage();
@@ -220,7 +214,7 @@ impl Worker {
         }
         let sending = self.stage.phase().is_some();
         let beat = if self.context.gate.in_flight() > 0 { BEAT_BUSY } else { BEAT };
-        let next = self.queue.front().filter(|_| sending).map(|p| self.pacer.wake_at(p.due).since(now));
+        let next = self.queue.front().filter(|_| sending).map(|(_, due)| self.pacer.wake_at(due).since(now));
         match next {
             // Overdue: answers are read before the next one goes.
             Some(Duration::ZERO) => tokio::task::yield_now().await,
@@ -228,17 +222,6 @@ impl Worker {
             None => timer.wait(beat).await?,
         }
         Ok(())
-    }
-
-    fn take(&mut self, batch: Batch) {
-        let (epoch, start, phase) = (batch.epoch, batch.start, batch.phase);
-        let planned = |departure: Departure| Planned {
-            epoch,
-            phase,
-            due: RunTime(start.0.saturating_add(departure.due_ns)),
-            departure,
-        };
-        self.queue.extend(batch.departures.into_iter().map(planned));
     }
 
     fn beat(&mut self, now: RunTime) {
@@ -290,13 +273,13 @@ impl Worker {
         self.epoch = epoch;
         let sending = stage.phase().is_some();
         let (mut now, mut sent, mut all) = (self.shared.clock.now(), 0, 0);
-        let first = self.queue.front().map_or(now, |p| p.due);
-        while let Some(front) = self.queue.front() {
-            let old = front.epoch < epoch;
-            if !old && (front.due > now || front.epoch > epoch || !sending) {
+        let first = self.queue.front().map_or(now, |(_, due)| due);
+        while let Some((stage_of, due)) = self.queue.front() {
+            let old = stage_of < epoch;
+            if !old && (due > now || stage_of > epoch || !sending) {
                 break;
             }
-            if let Some(planned) = self.queue.pop_front() {
+            if let Some(planned) = self.queue.pop() {
                 let handed = if old { self.gone(planned, now) } else { self.one(planned, now) };
                 sent += u64::from(handed);
             }

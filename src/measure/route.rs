@@ -111,7 +111,7 @@ pub struct RouteTally {
     /// Due to done, by how it ended.
     pub response: BTreeMap<EndClass, CoarseLatency>,
     /// Classes of status when recorded, of the requests that were answered; 0 is unknown.
-    pub recorded: BTreeMap<u8, u64>,
+    pub recorded: [u64; 10],
     /// Sizes.
     pub sizes: Sizes,
     /// Answers of caches, when recorded.
@@ -129,12 +129,12 @@ impl RouteTally {
         self.bad += u64::from(!good);
         self.response.entry(EndClass::of(o.ending)).or_default().add(o.done.since(o.due));
         if let Ending::Answered(status) = o.ending {
-            let class = o.expected.map_or(0, |s| (s / 100).min(9) as u8);
-            *self.recorded.entry(class).or_default() += 1;
-            self.cache_recorded.note(o.recorded.cache);
+            let class = o.expected.map_or(0, |s| usize::from(s / 100).min(9));
+            self.recorded[class] += 1;
+            self.cache_recorded.note(o.recorded.cache());
             self.cache_seen.note(o.cache);
             // An error page says nothing about the size of the page.
-            if let Some(recorded) = o.recorded.response_len.filter(|_| o.expected == Some(status)) {
+            if let Some(recorded) = o.recorded.response_len().filter(|_| o.expected == Some(status)) {
                 self.sizes.add(Sizes { answers: 1, recorded, received: o.bytes });
             }
         }
@@ -167,7 +167,7 @@ impl RouteTally {
         self.ok += o.ok;
         self.bad += o.bad;
         o.response.iter().for_each(|(c, l)| self.response.entry(*c).or_default().merge(l));
-        o.recorded.iter().for_each(|(c, n)| *self.recorded.entry(*c).or_default() += n);
+        self.recorded.iter_mut().zip(o.recorded).for_each(|(mine, n)| *mine += n);
         self.sizes.add(o.sizes);
         self.cache_recorded.add(o.cache_recorded);
         self.cache_seen.add(o.cache_seen);
@@ -188,11 +188,11 @@ const SIZE_DRIFT: core::ops::RangeInclusive<f64> = 0.67..=1.5;
 pub fn drift(name: &str, r: &RouteTally) -> Vec<String> {
     let mut out = Vec::new();
     let answers: u64 = r.classes().map(|(_, n)| n).sum();
-    let known = answers - r.recorded.get(&0).copied().unwrap_or(0).min(answers);
+    let known = answers - r.recorded[0].min(answers);
     if answers >= ANSWERS_MIN && known == answers {
         let share = |n: u64| n as f64 / answers as f64;
         for (class, n) in r.classes() {
-            let (now, then) = (share(n), share(r.recorded.get(&class).copied().unwrap_or(0)));
+            let (now, then) = (share(n), share(r.recorded[usize::from(class)]));
             if now - then > SHARE_DRIFT {
                 out.push(format!(
                     "{name}: {:.0} % of the answers were {class}xx, when recorded {:.0} %",
@@ -240,7 +240,7 @@ mod tests {
             phase: RunPhase::Measure,
             route: 0,
             expected,
-            recorded: AnswerFacts { response_len: len, cache: then },
+            recorded: AnswerFacts::new(len, then),
             cache: now,
             due: RunTime::START,
             written: Some(RunTime::START),

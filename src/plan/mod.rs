@@ -5,6 +5,7 @@
 //! and connection counts stay real. What cannot be sent is dropped here, with one reason each; the
 //! identity `recorded x scale = due + dropped` holds to the request.
 
+mod ahead;
 mod alike;
 pub mod body;
 pub mod connections;

@@ -4,10 +4,10 @@
 //! so everything due before the original of the event at hand is final.
 
 use core::ops::Range;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use super::alike::Alike;
 use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
@@ -122,33 +122,13 @@ impl PlanCounts {
     }
 }
 
-struct Queued(Departure, u64);
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0.due_ns, self.1) == (other.0.due_ns, other.1)
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0.due_ns, self.1).cmp(&(other.0.due_ns, other.1))
-    }
-}
-
 /// The departures of a plan.
 pub struct PlanStream<S> {
     source: S,
     settings: PlanSettings,
     /// Length of the chosen part of the trace, nanoseconds.
     duration_ns: u64,
-    heap: BinaryHeap<Reverse<Queued>>,
-    seq: u64,
+    ahead: Ahead,
     round: u64,
     /// Due time up to which everything is final; `None` at the end of the trace.
     final_ns: Option<u64>,
@@ -173,8 +153,7 @@ impl<S: EventSource> PlanStream<S> {
             source,
             settings,
             duration_ns,
-            heap: BinaryHeap::new(),
-            seq: 0,
+            ahead: Ahead::default(),
             round: 0,
             final_ns: Some(0),
             counts: PlanCounts::default(),
@@ -196,8 +175,8 @@ impl<S: EventSource> PlanStream<S> {
     /// planning identity holds at any moment.
     #[must_use]
     pub fn counts_told(&self) -> PlanCounts {
-        let is_request = |q: &&Reverse<Queued>| matches!(q.0.0.kind, DepartureKind::Request(..));
-        let ahead = self.heap.iter().filter(is_request).count() as u64;
+        let is_request = |d: &&Departure| matches!(d.kind, DepartureKind::Request(..));
+        let ahead = self.ahead.iter().filter(is_request).count() as u64;
         PlanCounts { scaled: self.counts.scaled - ahead, ..self.counts.clone() }
     }
 
@@ -218,10 +197,9 @@ impl<S: EventSource> PlanStream<S> {
     /// When the trace cannot be read, or the look-ahead exceeds its limit.
     pub fn next_departure(&mut self) -> anyhow::Result<Option<Departure>> {
         loop {
-            let ready =
-                self.heap.peek().is_some_and(|Reverse(q)| self.final_ns.is_none_or(|f| q.0.due_ns <= f));
+            let ready = self.ahead.next_due_ns().is_some_and(|due| self.final_ns.is_none_or(|f| due <= f));
             if ready || self.final_ns.is_none() {
-                let Some(Reverse(Queued(departure, _))) = self.heap.pop() else { return Ok(None) };
+                let Some(departure) = self.ahead.pop() else { return Ok(None) };
                 if self.is_over_cap(&departure) {
                     *self.counts.dropped.entry(DropReason::RouteCap).or_default() += 1;
                     continue;
@@ -229,7 +207,7 @@ impl<S: EventSource> PlanStream<S> {
                 return Ok(Some(departure));
             }
             self.read()?;
-            if self.heap.len() > PLAN_AHEAD_MAX {
+            if self.ahead.len() > PLAN_AHEAD_MAX {
                 anyhow::bail!(
                     "the plan needs to look more than {PLAN_AHEAD_MAX} departures ahead; use a smaller --scale"
                 );
@@ -339,8 +317,7 @@ impl<S: EventSource> PlanStream<S> {
             let due_ns = self.due(offset + self.settings.jitter(instance, clone, self.duration_ns));
             let due_ns = due_ns.max(self.final_ns.unwrap_or(0));
             let departure = Departure { due_ns, instance, connection, kind: kind.clone() };
-            self.seq += 1;
-            self.heap.push(Reverse(Queued(departure, self.seq)));
+            self.ahead.push(departure);
         }
     }
 

@@ -71,7 +71,11 @@ impl RouteJson {
             bad: r.bad,
             response: LatencyJson::of(&r.answered()),
             by_end: r.response.iter().map(|(c, l)| (c.name(), LatencyJson::of(l.get()))).collect(),
-            recorded_status: r.recorded.iter().map(|(c, n)| (class(*c), *n)).collect(),
+            recorded_status: (0u8..)
+                .zip(r.recorded)
+                .filter(|(_, n)| *n > 0)
+                .map(|(c, n)| (class(c), n))
+                .collect(),
             sizes: SizesJson {
                 answers: r.sizes.answers,
                 recorded: r.sizes.recorded,

@@ -121,17 +121,34 @@ impl RequestFacts {
     /// What the recording says of the answer.
     #[must_use]
     pub fn answer(&self) -> AnswerFacts {
-        AnswerFacts { response_len: self.response_len.value, cache: self.cache.value }
+        AnswerFacts::new(self.response_len.value, self.cache.value)
     }
 }
 
-/// What the recording says of the answer to one request: to compare with, not to send.
+/// What the recording says of the answer to one request: to compare with, not to send. In eight bytes, because a plan
+/// holds hundreds of thousands of them: the length plus one above two bits for the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct AnswerFacts {
+pub struct AnswerFacts(u64);
+
+impl AnswerFacts {
+    /// Body bytes (those above 2^62 are not kept), and whether the answer came from a cache.
+    #[must_use]
+    pub fn new(response_len: Option<u64>, cache: Option<CacheStatus>) -> Self {
+        let len = response_len.and_then(|l| l.checked_add(1)).filter(|l| *l < 1 << 62).unwrap_or(0);
+        Self(len << 2 | u64::from(CacheStatus::code(cache)))
+    }
+
     /// Body bytes.
-    pub response_len: Option<u64>,
+    #[must_use]
+    pub fn response_len(self) -> Option<u64> {
+        (self.0 >> 2).checked_sub(1)
+    }
+
     /// Whether it came from a cache.
-    pub cache: Option<CacheStatus>,
+    #[must_use]
+    pub fn cache(self) -> Option<CacheStatus> {
+        CacheStatus::from_code((self.0 & 3) as u8)
+    }
 }
 
 /// Kind of an event.
@@ -166,5 +183,22 @@ impl TraceEvent {
             EventKind::Request(r) => Some(r),
             EventKind::Open(_) | EventKind::Close(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_facts_come_out_as_they_went_in() {
+        for len in [None, Some(0), Some(1), Some((1 << 62) - 2)] {
+            for cache in [None, Some(CacheStatus::Hit), Some(CacheStatus::Miss)] {
+                let facts = AnswerFacts::new(len, cache);
+                assert_eq!((facts.response_len(), facts.cache()), (len, cache));
+            }
+        }
+        assert_eq!(AnswerFacts::new(Some(u64::MAX), None), AnswerFacts::default());
+        assert_eq!(AnswerFacts::new(Some((1 << 62) - 1), None).response_len(), None);
     }
 }

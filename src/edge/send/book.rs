@@ -276,11 +276,17 @@ impl Due {
     }
 
     /// A sent request ended.
-    pub fn ended(mut self, ending: Ending, bytes: u64) {
-        self.resolve_ended(ending, bytes);
+    pub fn ended(self, ending: Ending, bytes: u64) {
+        let now = self.book.clock.now();
+        self.ended_at(now, ending, bytes);
     }
 
-    fn resolve_ended(&mut self, ending: Ending, bytes: u64) {
+    /// It ended when this was noticed.
+    pub fn ended_at(mut self, now: RunTime, ending: Ending, bytes: u64) {
+        self.resolve_ended(now, ending, bytes);
+    }
+
+    fn resolve_ended(&mut self, now: RunTime, ending: Ending, bytes: u64) {
         self.resolved = true;
         let Some(number) = self.sent.take() else { return };
         self.slot = None;
@@ -293,7 +299,7 @@ impl Due {
             due: self.due,
             written: self.written,
             first_byte: self.first_byte,
-            done: self.book.clock.now(),
+            done: now,
             bytes,
             ending,
         };
@@ -348,7 +354,8 @@ impl Drop for Due {
             self.resolve_shed(ShedReason::Latched);
         } else {
             let whole = self.written.is_some();
-            self.resolve_ended(if whole { Ending::Cancelled } else { Ending::FailedBeforeWrite }, 0);
+            let ending = if whole { Ending::Cancelled } else { Ending::FailedBeforeWrite };
+            self.resolve_ended(self.book.clock.now(), ending, 0);
         }
     }
 }

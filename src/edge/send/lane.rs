@@ -493,14 +493,14 @@ impl Held {
                     heed(&self.context, head, now);
                     state.head = head;
                 }
-                Some(Found::End { body_bytes }) => self.end(state, body_bytes),
+                Some(Found::End { body_bytes }) => self.end(state, body_bytes, now),
                 None if n == 0 || rest.is_empty() => return,
                 None => {}
             }
         }
     }
 
-    fn end(&self, state: &mut State, body_bytes: u64) {
+    fn end(&self, state: &mut State, body_bytes: u64, now: RunTime) {
         let Some(mut due) = state.current.take() else { return };
         due.cache = state.head.cache;
         self.learn_from(state, &due);
@@ -509,7 +509,7 @@ impl Held {
         if !state.head.keep_alive || state.closes || early {
             state.connection = None;
         }
-        due.ended(Ending::Answered(state.head.status), body_bytes);
+        due.ended_at(now, Ending::Answered(state.head.status), body_bytes);
     }
 
     /// Keeps what the answer gives the session: cookies and values.
@@ -541,7 +541,7 @@ impl Held {
     /// The target closed its side.
     fn eof(&self, state: &mut State) {
         match state.answer.closed() {
-            Ok(Some(Found::End { body_bytes })) => self.end(state, body_bytes),
+            Ok(Some(Found::End { body_bytes })) => self.end(state, body_bytes, self.context.clock.now()),
             Ok(_) if state.current.is_none() => {}
             Ok(_) | Err(_) => self.fail(state, ErrorKind::Closed),
         }
