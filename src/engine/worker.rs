@@ -264,10 +264,8 @@ impl Worker {
             self.close_some(self.shared.clock.now());
         } else if self.epoch != epoch {
             // Fresh sessions on fresh connections; what the old lanes hold they finish.
+            // A pool stays as it is: nobody's sessions are on it, and old and new together would be more than it may have.
             self.lanes.clear();
-            if let Some(pool) = &mut self.pool {
-                pool.close_to(0);
-            }
             self.sessions.clear(&self.context.accounts);
         }
         self.epoch = epoch;
