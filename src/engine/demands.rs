@@ -42,7 +42,7 @@ pub fn connections(asked: &Request, forecast: &Forecast) -> u64 {
 #[must_use]
 pub fn capacity_objection(connections: u64, sources: usize) -> (Option<String>, Vec<String>) {
     let files = capacity::raise_files();
-    if let Some(files) = files.filter(|f| connections + FILES_BESIDES > *f) {
+    if let Some(files) = files.filter(|f| connections.saturating_add(FILES_BESIDES) > *f) {
         return (
             Some(format!(
                 "{connections} connections at once need more than the {files} open files that this process may have; raise LimitNOFILE= of the service or ulimit -Hn, or use --connections pool:N or a smaller --scale"

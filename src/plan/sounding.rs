@@ -121,13 +121,17 @@ fn estimate(
     let f = best.finish(&PlanCounts { recorded, scaled, due, dropped }, &[]);
     let factor = scale * due as f64 / scaled.max(1) as f64;
     let clones = settings.scale.milli.div_ceil(1000);
-    let opens = u64::from(outline.opens_peak_per_s) * clones * settings.speed.milli.max(1000) / 1000;
+    // Numbers of a file, which may be anything.
+    let opens = u64::from(outline.opens_peak_per_s)
+        .saturating_mul(clones)
+        .saturating_mul(settings.speed.milli.max(1000))
+        / 1000;
     Forecast {
         sounded: true,
         curve: curve(outline, settings, factor),
         last_due_ns: settings.speed.run_nanos(duration_ns).min(settings.for_ns),
         opens_peak_per_s: u32::try_from(opens).unwrap_or(u32::MAX),
-        connections_peak: outline.connections_peak * clones,
+        connections_peak: outline.connections_peak.saturating_mul(clones),
         sessions: (outline.sessions as f64 * scale) as u64,
         routes: Vec::new(),
         ..f

@@ -46,7 +46,7 @@ impl Capacity {
     pub fn too_small_for(&self, connections: u64) -> Vec<String> {
         let mut out = Vec::new();
         // Besides connections: journal, logs, timers, guards.
-        if let Some(files) = self.files.filter(|f| connections + 100 > *f) {
+        if let Some(files) = self.files.filter(|f| connections.saturating_add(100) > *f) {
             out.push(format!(
                 "{connections} connections need more than the {files} open files allowed (ulimit -n)"
             ));
@@ -64,7 +64,9 @@ impl Capacity {
                 "{connections} connections to one address take more than half of the {ports} local ports; closed ones wait for a minute (--source-ip gives more)"
             ));
         }
-        if let Some((max, now)) = self.conntrack.filter(|(max, now)| connections + now > max * 8 / 10) {
+        if let Some((max, now)) =
+            self.conntrack.filter(|(max, now)| connections.saturating_add(*now) > max * 8 / 10)
+        {
             out.push(format!(
                 "{connections} connections beside the {now} tracked ones come close to conntrack's {max}"
             ));

@@ -309,7 +309,8 @@ impl Held {
         let fits = !session.broken
             && (!prepared.needs_account || c.accounts.borrow_mut().lend(&mut session))
             && prepared.write(&c.marking, number, &session, c.clock.now(), &mut state.out).is_ok();
-        session.broken |= !fits;
+        // On a pool's connection the next request is another session's.
+        session.broken |= !fits && c.learns;
         state.body = None;
         if let Body::Filler(filler) = prepared.body {
             if filler.len() <= BODY_WITH_HEAD_MAX {
