@@ -22,6 +22,7 @@ pub mod edge;
 pub mod engine;
 pub mod govern;
 pub mod limits;
+pub mod lookup;
 pub mod measure;
 pub mod plan;
 pub mod policy;

@@ -11,10 +11,10 @@ const PURE: [&str; 9] =
 
 /// What each module may import of ours.
 fn allowed(module: &str) -> Vec<&'static str> {
-    let base = vec!["units", "limits"];
+    let base = vec!["units", "limits", "lookup"];
     let with = |more: &[&'static str]| [base.clone(), more.to_vec()].concat();
     match module {
-        "units" | "limits" => vec!["limits"],
+        "units" | "limits" | "lookup" => vec!["limits"],
         "wire" => with(&[]),
         "trace" => with(&["wire"]),
         "capture" | "plan" => with(&["trace", "wire"]),

@@ -10,6 +10,7 @@
 //! ```
 
 pub mod access_log;
+pub mod calendar;
 pub mod flow;
 pub mod frame;
 pub mod order;

@@ -1,24 +1,31 @@
 //! `replay capture INPUT... -o TRACE`.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use super::progress::Progress;
-use crate::capture::access_log::LogRecorder;
+use crate::capture::access_log::format::Format;
+use crate::capture::access_log::json::JsonMap;
+use crate::capture::access_log::row::{Field, LineError, Row};
+use crate::capture::access_log::{LogRecorder, LogSource};
 use crate::capture::order::Orderer;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact;
+use crate::edge::intake::capture_file;
+use crate::edge::intake::log_file::{BadLine, Logs};
 use crate::edge::intake::open::{Input, Kind, open};
 use crate::edge::intake::trace_file::{self, NewTrace};
-use crate::edge::intake::{capture_file, log_file};
 use crate::trace::writer::Written;
 use crate::trace::{Item, Ledger, Source, TraceMeta};
-use crate::units::WallTime;
+use crate::units::{NANOS_PER_SEC, WallTime};
 
 /// Bad lines of a log that are named one by one; the rest is only counted.
 const BAD_LINES_SHOWN: u64 = 5;
+
+/// Lines of a log shown as they are understood.
+const LINES_SHOWN: usize = 3;
 
 /// Turn captures and access logs into a trace.
 #[derive(Debug, clap::Args)]
@@ -29,15 +36,49 @@ pub(super) struct CaptureArgs {
     /// The trace to write.
     #[arg(short, long, value_name = "TRACE")]
     output: PathBuf,
-    /// What the inputs are.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "pcap", "access-log"])]
-    format: String,
-    /// Seed for spreading the stamps of access logs, which are cut to the second.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    options: CaptureOptions,
     /// Print the ledger as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// How inputs are read.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CaptureOptions {
+    /// What the inputs are: auto, pcap, access-log, or the name of a log format.
+    #[arg(long, default_value = "auto")]
+    format: String,
+    /// Format of the logs: nginx's `log_format` or Apache's `LogFormat` directive as it stands in the configuration.
+    #[arg(long, value_name = "DIRECTIVE", conflicts_with = "format")]
+    log_format: Option<String>,
+    /// A field of a JSON log and the key that holds it, such as `method=req.verb`.
+    #[arg(long, value_name = "NAME=PATH")]
+    field: Vec<String>,
+    /// Where the logs were written: at the edge, or behind a proxy that says whom it asks for (X-Forwarded-For).
+    #[arg(long, value_enum, default_value = "auto")]
+    captured_at: CapturedAt,
+    /// Seed for spreading the stamps of access logs, which are cut to the second.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Where traffic was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CapturedAt {
+    /// Told by what the lines say.
+    Auto,
+    /// By the first server that clients reach.
+    Edge,
+    /// Behind a proxy, whose connections are not those of clients.
+    BehindProxy,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        let (format, log_format, field) = ("auto".to_owned(), None, Vec::new());
+        Self { format, log_format, field, captured_at: CapturedAt::Auto, seed: 1 }
+    }
 }
 
 /// A capture under way: events go to the trace as soon as their place in time is certain.
@@ -58,7 +99,7 @@ impl CaptureArgs {
     /// # Errors
     /// If an input cannot be read at all or the trace cannot be written.
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<u8> {
-        let (trace, ledger, written) = capture(&self.inputs, &self.output, &self.format, self.seed)?;
+        let (trace, ledger, written) = capture(&self.inputs, &self.output, &self.options)?;
         if self.json {
             let ledger = crate::trace::summary::ledger_json(&ledger);
             let all = serde_json::json!({
@@ -76,76 +117,156 @@ impl CaptureArgs {
 pub(crate) fn capture(
     inputs: &[PathBuf],
     output: &Path,
-    format: &str,
-    seed: u64,
+    options: &CaptureOptions,
 ) -> anyhow::Result<(PathBuf, Ledger, Written)> {
+    let own: Result<Vec<_>, String> = options.field.iter().map(|f| JsonMap::own_field(f)).collect();
+    let own = own.map_err(|e| anyhow::anyhow!("--field: {e}"))?;
     // All are opened first: one that cannot be read must not cost the work on the others.
-    let mut opened = Vec::with_capacity(inputs.len());
+    let (mut frames, mut logs, mut sources) = (Vec::new(), Vec::new(), Vec::new());
     for path in inputs {
         let input = open(path)?;
-        let kind = kind_of(&input, format).with_context(|| format!("cannot capture {}", path.display()))?;
-        opened.push((path, kind, input));
+        let cannot = || format!("cannot capture {}", path.display());
+        let mut source = Source { name: input.name.clone(), format: String::new() };
+        match kind_of(&input, options).with_context(cannot)? {
+            Kind::Pcap | Kind::Pcapng => {
+                source.format = if input.kind == Kind::Pcap { "pcap" } else { "pcapng" }.to_owned();
+                frames.push((path, input));
+            }
+            Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
+                let found = log_source(&input, options, &own).with_context(cannot)?;
+                source.format = format!("access-log/{}", found.format.name);
+                logs.push((found, input));
+            }
+        }
+        sources.push(source);
     }
-    let sources = opened.iter().map(|(_, kind, input)| source(*kind, input)).collect();
-    let from_log = opened.iter().any(|(_, kind, _)| *kind == Kind::Text);
-    let meta = TraceMeta {
-        started_at: WallTime::default(),
-        sources,
-        redaction: redact::RULES.to_owned(),
-        resolution_ns: if from_log { 1_000_000_000 } else { 1_000 },
-        spread_seed: from_log.then_some(seed),
-        made_by: concat!("replay ", env!("CARGO_PKG_VERSION")).to_owned(),
-    };
     let mut session = Session {
         frames: Recorder::default(),
-        log: LogRecorder::new(seed),
+        log: LogRecorder::new(options.seed),
         order: Orderer::default(),
         ledger: Ledger::default(),
-        meta,
+        meta: TraceMeta {
+            started_at: WallTime::default(),
+            sources,
+            redaction: redact::RULES.to_owned(),
+            resolution_ns: logs.iter().map(|(l, _)| l.resolution_ns).max().unwrap_or(1_000),
+            spread_seed: logs.iter().any(|(l, _)| l.resolution_ns >= NANOS_PER_SEC).then_some(options.seed),
+            made_by: concat!("replay ", env!("CARGO_PKG_VERSION")).to_owned(),
+        },
         path: output.to_owned(),
         trace: None,
     };
     let mut progress = Progress::start();
-    for (path, kind, input) in opened {
-        let read = session.read(kind, input, &mut progress);
+    for (path, input) in frames {
+        let read = session.read_frames(input, &mut progress);
         read.with_context(|| format!("cannot capture {}", path.display()))?;
     }
+    session.read_logs(logs, &mut progress)?;
     progress.done();
     let (ledger, written) = session.finish()?;
     Ok((output.to_owned(), ledger, written))
 }
 
-fn kind_of(input: &Input, format: &str) -> anyhow::Result<Kind> {
+fn kind_of(input: &Input, options: &CaptureOptions) -> anyhow::Result<Kind> {
+    let format = if options.log_format.is_some() { "access-log" } else { options.format.as_str() };
     match (format, input.kind) {
         (_, Kind::Empty) => bail!("the input is empty"),
         (_, Kind::Trace) => bail!("this is a trace already; look at it with `replay trace info`"),
         ("auto", Kind::Other) => bail!(
-            "not a format this version reads; it reads pcap, pcapng and common or combined access logs, plain, gzip'd or zstd'd"
+            "not a format this version reads; it reads pcap, pcapng and access logs, plain, gzip'd or zstd'd"
         ),
         ("auto", kind) | ("pcap", kind @ (Kind::Pcap | Kind::Pcapng)) => Ok(kind),
         ("pcap", _) => bail!("--format pcap, but the file begins with neither a pcap nor a pcapng header"),
-        (_, Kind::Pcap | Kind::Pcapng) => bail!("--format access-log, but this is a packet capture"),
+        (format, Kind::Pcap | Kind::Pcapng) => bail!("--format {format}, but this is a packet capture"),
         (_, Kind::Text | Kind::Other) => Ok(Kind::Text),
     }
 }
 
-fn source(kind: Kind, input: &Input) -> Source {
-    let format = match kind {
-        Kind::Pcap => "pcap",
-        Kind::Pcapng => "pcapng",
-        Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => "access-log/combined",
+/// A log with what its first lines tell.
+struct FoundLog {
+    format: Format,
+    behind_proxy: bool,
+    /// Coarsest stamp of its first lines.
+    resolution_ns: u64,
+}
+
+fn log_source(input: &Input, options: &CaptureOptions, own: &[(Field, String)]) -> anyhow::Result<FoundLog> {
+    let format = match (&options.log_format, options.format.as_str()) {
+        (Some(directive), _) => Format::directive(directive).context("--log-format")?,
+        (None, "auto" | "access-log") => {
+            Format::detect(&input.sample, own).ok_or_else(|| no_format(input))?
+        }
+        (None, name) => Format::named(name, own).ok_or_else(|| {
+            anyhow::anyhow!(
+                "--format {name}: no such format; known are auto, pcap, access-log, {}",
+                Format::names().join(", ")
+            )
+        })?,
     };
-    Source { name: input.name.clone(), format: format.to_owned() }
+    let mut found =
+        FoundLog { format, behind_proxy: options.captured_at == CapturedAt::BehindProxy, resolution_ns: 1 };
+    let (mut shown, mut requests, mut forwarded) = (Vec::new(), 0u32, 0u32);
+    let mut trial = found.format.clone();
+    for line in
+        input.sample.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|l| !l.is_empty()).take(200)
+    {
+        if trial.comment(line) {
+            continue;
+        }
+        let Ok((row, _)) = trial.parse(line) else { continue };
+        requests += 1;
+        forwarded += u32::from(!row.forwarded.is_empty());
+        let stamp = row.start_stamp.or(row.stamp);
+        found.resolution_ns = found.resolution_ns.max(stamp.map_or(1, |s| s.resolution_ns));
+        if shown.len() < LINES_SHOWN {
+            shown.push(show(&row));
+        }
+    }
+    // Four lines in five say for whom a proxy asked: then the connections are the proxy's.
+    if options.captured_at == CapturedAt::Auto {
+        found.behind_proxy = requests > 0 && forwarded * 5 >= requests * 4;
+    }
+    announce(input, &found, &shown)?;
+    Ok(found)
+}
+
+fn no_format(input: &Input) -> anyhow::Error {
+    let first =
+        input.sample.split(|b| *b == b'\n').find(|l| !l.trim_ascii().is_empty()).map_or(0, <[u8]>::len);
+    anyhow::anyhow!(
+        "none of its first lines (the first has {first} bytes) is a request in a format that is known ({}). Give the server's own \
+         directive with --log-format, or the keys of a JSON log with --field",
+        Format::names().join(", ")
+    )
+}
+
+/// What was understood of a line, without what might be secret.
+fn show(row: &Row<'_>) -> String {
+    let at = row.start_stamp.or(row.stamp).map_or(0, |s| s.at.0);
+    let at =
+        jiff::Timestamp::from_nanosecond(i128::from(at)).map_or_else(|_| "?".to_owned(), |t| t.to_string());
+    let path = row.target.split(|b| b"?#;".contains(b)).next().unwrap_or_default();
+    let path: String = String::from_utf8_lossy(path).chars().take(24).collect();
+    let status = row.status.map_or_else(|| "-".to_owned(), |s| s.to_string());
+    let ms = row.duration_ns.map_or_else(String::new, |d| format!(", {} ms", d / 1_000_000));
+    format!("{at} {} {path} {status}{ms}", String::from_utf8_lossy(&row.method))
+}
+
+/// On a terminal: what was found, and how the first lines are understood.
+fn announce(input: &Input, found: &FoundLog, shown: &[String]) -> anyhow::Result<()> {
+    let mut err = std::io::stderr();
+    if !err.is_terminal() {
+        return Ok(());
+    }
+    let place = if found.behind_proxy { ", behind a proxy" } else { "" };
+    writeln!(err, "replay: {} is read as {}{place}", input.name, found.format.name)?;
+    for line in shown {
+        writeln!(err, "replay:   {line}")?;
+    }
+    Ok(())
 }
 
 impl Session {
-    fn read(&mut self, kind: Kind, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
-        match kind {
-            Kind::Pcap | Kind::Pcapng => self.read_frames(input, progress),
-            Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => self.read_log(input, progress),
-        }
-    }
-
     fn read_frames(&mut self, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
         let (name, mut failed) = (input.name.clone(), None);
         let mut frames = std::mem::take(&mut self.frames);
@@ -167,25 +288,33 @@ impl Session {
         Ok(())
     }
 
-    fn read_log(&mut self, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
-        let (mut bad, name) = (0u64, &input.name);
-        let mut say = |line: log_file::BadLine| {
-            bad += 1;
-            if bad <= BAD_LINES_SHOWN {
-                let (number, offset, error) = (line.line, line.offset, line.error);
-                let place = format!("{name}:{number} (byte {offset})");
-                drop(writeln!(std::io::stderr(), "replay: warning: {place}: {error}; line not used"));
+    fn read_logs(&mut self, found: Vec<(FoundLog, Input)>, progress: &mut Progress) -> anyhow::Result<()> {
+        let (mut bad, mut logs) = (0u64, Logs::default());
+        for (found, input) in found {
+            let source = LogSource { format: found.format, behind_proxy: found.behind_proxy };
+            logs.add(&mut self.log, input.name, source, input.bytes);
+        }
+        let say = |line: BadLine| {
+            bad += u64::from(line.error != LineError::Other);
+            if bad <= BAD_LINES_SHOWN && line.error != LineError::Other {
+                let BadLine { log, line, offset, error } = line;
+                drop(writeln!(
+                    std::io::stderr(),
+                    "replay: warning: {log}:{line} (byte {offset}): {error}; line not used"
+                ));
             }
         };
-        log_file::read(input.bytes, &mut self.log, &mut say, |lines| {
-            progress.tick(|| format!("{name}: {lines} lines"));
+        let mut log = std::mem::replace(&mut self.log, LogRecorder::new(0));
+        logs.read(&mut log, say, |log| {
+            log.take_events().into_iter().for_each(|e| self.order.push(e));
+            self.drain(false)?;
+            progress.tick(|| format!("{} lines", log.ledger_mut().get(Item::Lines).unwrap_or(0)));
+            Ok(())
         })?;
+        self.log = log;
         if bad > BAD_LINES_SHOWN {
             let more = bad - BAD_LINES_SHOWN;
-            writeln!(
-                std::io::stderr(),
-                "replay: warning: {name}: {more} more lines not used; see the ledger"
-            )?;
+            writeln!(std::io::stderr(), "replay: warning: {more} more lines not used; see the ledger")?;
         }
         Ok(())
     }
@@ -215,9 +344,7 @@ impl Session {
         self.ledger.merge(&log);
         let lines = log.get(Item::Lines).unwrap_or(0);
         if self.trace.is_none() && lines > 0 && frames.get(Item::Frames) == Some(0) {
-            bail!(
-                "none of the {lines} lines is a request in the common or combined format; nothing was written"
-            );
+            bail!("none of the {lines} lines is a request; nothing was written");
         }
         let trace = match self.trace {
             Some(trace) => trace,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::capture::capture;
+use super::capture::{CaptureOptions, capture};
 use super::run::LiveLine;
 use crate::demo::{Shop, ShopSettings};
 use crate::engine::prepare::{Refusal, Request, prepare};
@@ -62,7 +62,7 @@ impl DemoArgs {
         let trace = self.out.join("demo.trace");
         let pcap = self.out.join("demo.pcap");
         std::fs::write(&pcap, CAPTURE)?;
-        let (_, _, written) = capture(std::slice::from_ref(&pcap), &trace, "auto", 1)?;
+        let (_, _, written) = capture(std::slice::from_ref(&pcap), &trace, &CaptureOptions::default())?;
         writeln!(
             out,
             "2. A capture of real packets became a trace: {} requests in {} sessions, {} bytes instead of {}.",

@@ -1,11 +1,11 @@
 //! A block: events to columns and back. Self-contained, with its own dictionary.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::codec::{BlockRecord, HeaderRecord, ShapeRecord, ValueRecord};
 use super::event::{ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
 use super::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme, SharedShape};
+use crate::lookup::Lookup;
 use crate::units::TraceTime;
 use crate::wire::cache::CacheStatus;
 use crate::wire::head::Version;
@@ -18,9 +18,11 @@ const CLOSE: u8 = 2;
 #[derive(Debug, Default)]
 pub(super) struct BlockBuilder {
     record: BlockRecord,
-    strings: BTreeMap<Vec<u8>, u32>,
-    shapes: BTreeMap<ShapeRecord, u32>,
-    sessions: BTreeMap<SessionRef, u32>,
+    strings: Lookup<Vec<u8>, u32>,
+    shapes: Lookup<ShapeRecord, u32>,
+    /// The same by the place of the shape in memory: most events share one with another.
+    shared: Lookup<usize, (SharedShape, u32)>,
+    sessions: Lookup<SessionRef, u32>,
     last_ns: u64,
     weight: usize,
 }
@@ -74,7 +76,7 @@ impl BlockBuilder {
 
     fn request(&mut self, r: &RequestFacts) -> u16 {
         let plus_one = |v: Option<u64>| v.map_or(0, |v| v.saturating_add(1));
-        let shape = self.shape(&r.shape);
+        let shape = self.shared(&r.shape);
         let columns = &mut self.record;
         columns.shape.push(shape);
         columns.body_len.push(plus_one(r.body_len.value));
@@ -116,6 +118,17 @@ impl BlockBuilder {
         self.record.strings.push(bytes.to_vec());
         self.weight += bytes.len() + 8;
         next
+    }
+
+    fn shared(&mut self, shape: &SharedShape) -> u32 {
+        let place = Arc::as_ptr(shape).addr();
+        if let Some((_, found)) = self.shared.get(&place) {
+            return *found;
+        }
+        let found = self.shape(shape);
+        // Kept, so that nothing else can take its place in memory.
+        self.shared.insert(place, (Arc::clone(shape), found));
+        found
     }
 
     fn shape(&mut self, shape: &RequestShape) -> u32 {

@@ -82,7 +82,7 @@ pub(super) struct MetaRecord {
 }
 
 /// A shape whose strings are indices into the block's dictionary.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub(super) struct ShapeRecord {
     pub method: u32,
     pub https: bool,
@@ -94,13 +94,13 @@ pub(super) struct ShapeRecord {
     pub target_redacted: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub(super) struct HeaderRecord {
     pub name: u32,
     pub value: ValueRecord,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub(super) enum ValueRecord {
     Kept(u32),
     Redacted(u32),

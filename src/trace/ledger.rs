@@ -64,6 +64,7 @@ items! {
     UnpairedResponses "unpaired_responses" "answers without a request",
     UnparsedLines "unparsed_lines" "log lines that could not be read",
     MalformedLines "malformed_lines" "log lines whose request is not HTTP",
+    OtherLines "other_lines" "log lines that a program wrote about itself",
     LateEvents "late_events" "events too far out of time order to be placed",
 }
 

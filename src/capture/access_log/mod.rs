@@ -1,72 +1,204 @@
 //! Access logs: lines to events.
 //!
-//! A log has coarse stamps, no connections and few headers. What is missing is spread by seed or inferred
+//! A log has coarse stamps, seldom connections and few headers. What is missing is spread by seed or inferred
 //! by rule, and marked so in the trace: nothing here pretends to be recorded.
 //!
-//! This version reads the common and combined formats of Apache and nginx, with or without a virtual host
-//! in front, and `$request_time` as the field after the user agent.
+//! ```text
+//! line -> Format (template, JSON, W3C) -> Row -> shape -> Window (spread, order) -> Sessions -> events
+//! ```
 
-pub mod line;
+pub mod apache;
+pub mod clock;
+pub mod escape;
+pub mod format;
+pub mod json;
+pub mod nginx;
+pub mod presets;
+pub mod row;
 pub mod session;
 pub mod spread;
+pub mod template;
+pub mod w3c;
+pub mod window;
+pub mod wrapper;
 
 use std::sync::Arc;
 
-use self::line::{LineError, LogLine};
-use self::session::Sessions;
-use self::spread::Spread;
+use self::format::Format;
+use self::row::{LineError, Row};
+use self::session::{Hash128, Sessions, Who, hash128};
+use self::window::{Held, Window};
 use super::{RawEvent, redact};
+use crate::limits::{LOG_LINE_BYTES_MAX, LOG_SHAPES_MAX};
+use crate::lookup::Lookup;
+use crate::trace::shape::SharedShape;
 use crate::trace::{EventKind, Fact, Item, Ledger, Provenance, RequestFacts, Scheme};
 use crate::units::WallTime;
-use crate::wire::head::{HeaderLine, RequestHead};
+use crate::wire::head::{HeaderLine, RequestHead, Version};
+
+/// One log of a capture.
+#[derive(Debug, Clone, Default)]
+pub struct LogSource {
+    /// Its format.
+    pub format: Format,
+    /// It was written behind a proxy that says whom it asks for.
+    pub behind_proxy: bool,
+}
 
 /// Turns the lines of one or more logs into raw events.
 #[derive(Debug)]
 pub struct LogRecorder {
-    spread: Spread,
+    sources: Vec<LogSource>,
+    seed: u64,
+    window: Window,
     sessions: Sessions,
+    shapes: Lookup<Hash128, SharedShape>,
     ledger: Ledger,
-    lines: Vec<(WallTime, LogLine)>,
+    out: Vec<RawEvent>,
+    last: WallTime,
+    /// Coarsest stamp seen, nanoseconds.
+    resolution_ns: u64,
 }
-
-/// Most lines of one log held to be put in order.
-const LINES_MAX: usize = 20_000_000;
 
 impl LogRecorder {
     /// A recorder that spreads coarse stamps by `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let (spread, sessions) = (Spread::new(seed), Sessions::default());
-        Self { spread, sessions, ledger: Ledger::default(), lines: Vec::new() }
+        Self {
+            sources: Vec::new(),
+            seed,
+            window: Window::new(seed),
+            sessions: Sessions::default(),
+            shapes: Lookup::default(),
+            ledger: Ledger::default(),
+            out: Vec::new(),
+            last: WallTime(0),
+            resolution_ns: 1,
+        }
     }
 
-    /// Takes one line without its end. Returns why it was not used, where it was not.
+    /// Adds a log; the number returned goes with its lines.
+    pub fn add_source(&mut self, source: LogSource) -> usize {
+        self.sources.push(source);
+        self.sources.len() - 1
+    }
+
+    /// Takes one line of a log without its end. Returns its stamp, if it was a request's.
     ///
     /// # Errors
-    /// [`LineError`], already counted in the ledger; never fatal.
-    pub fn line(&mut self, text: &[u8]) -> Result<(), LineError> {
+    /// Why it was not used: [`LineError`], already counted in the ledger; never fatal.
+    pub fn line(&mut self, source: usize, text: &[u8]) -> Result<Option<WallTime>, LineError> {
         self.ledger.count(Item::Lines);
         self.ledger.add(Item::Bytes, text.len() as u64 + 1);
-        let trimmed = text.trim_ascii();
-        if trimmed.is_empty() || trimmed.starts_with(b"#") {
-            return Ok(());
+        let line = text.trim_ascii();
+        if line.is_empty() {
+            return Ok(None);
         }
-        let parsed = line::parse(trimmed)
-            .and_then(|l| if self.lines.len() >= LINES_MAX { Err(LineError::TooMany) } else { Ok(l) });
-        match parsed {
-            Ok(parsed) => {
-                self.lines.push((parsed.start(), parsed));
-                Ok(())
-            }
-            Err(error) => {
-                self.ledger.count(if error == LineError::Request {
-                    Item::MalformedLines
-                } else {
-                    Item::UnparsedLines
-                });
-                Err(error)
-            }
+        let taken = self.take(source, line);
+        if let Err(error) = taken {
+            self.ledger.count(match error {
+                LineError::Request => Item::MalformedLines,
+                LineError::Other => Item::OtherLines,
+                _ => Item::UnparsedLines,
+            });
         }
+        taken
+    }
+
+    fn take(&mut self, source: usize, line: &[u8]) -> Result<Option<WallTime>, LineError> {
+        if line.len() > LOG_LINE_BYTES_MAX {
+            return Err(LineError::TooLong);
+        }
+        let Some(place) = self.sources.get_mut(source) else { return Err(LineError::Missing("format")) };
+        let behind_proxy = place.behind_proxy;
+        // Out of its place, because rows borrow from it while the rest of this is used.
+        let mut format = std::mem::take(&mut place.format);
+        let taken = if format.comment(line) {
+            Ok(None)
+        } else {
+            format.parse(line).map(|(row, mark)| self.hold(&row, mark, behind_proxy))
+        };
+        if let Some(place) = self.sources.get_mut(source) {
+            place.format = format;
+        }
+        taken
+    }
+
+    fn hold(&mut self, row: &Row<'_>, mark: template::Mark, behind_proxy: bool) -> Option<WallTime> {
+        let (stamp, mark) = match (row.start_stamp, row.stamp) {
+            (Some(start), _) => (start, template::Mark::Start),
+            (None, Some(stamp)) => (stamp, mark),
+            (None, None) => return None,
+        };
+        self.resolution_ns = self.resolution_ns.max(stamp.resolution_ns);
+        let held = Held {
+            at: stamp.at,
+            arrival: Provenance::Inferred,
+            who: Who::of(row, self.seed, behind_proxy),
+            shape: self.shape(row),
+            status: row.status,
+            request_body: row.request_body,
+            response_len: row.response_len,
+            duration_ns: row.duration_ns,
+            cache: row.cache,
+        };
+        self.window.push(held, mark, stamp.resolution_ns);
+        self.drain(false);
+        Some(stamp.at)
+    }
+
+    /// The shape of a line's request. Lines that are alike share one, which is made once.
+    fn shape(&mut self, row: &Row<'_>) -> SharedShape {
+        let version = row.version.unwrap_or(Version::Http11);
+        let flags = [
+            version as u8,
+            u8::from(row.user) | u8::from(row.cookie) << 1 | u8::from(row.authorization) << 2,
+            row.scheme.map_or(0, |s| 1 + s as u8),
+        ];
+        let known: [&[u8]; 6] = [&flags, &row.method, &row.target, &row.host, &row.user_agent, &row.referer];
+        let key = if row.headers.is_empty() {
+            hash128(self.seed, &known)
+        } else {
+            hash128(self.seed, &(known, &row.headers))
+        };
+        if let Some(shape) = self.shapes.get(&key) {
+            return Arc::clone(shape);
+        }
+        // A log whose targets never repeat must not fill the memory.
+        if self.shapes.len() >= LOG_SHAPES_MAX {
+            self.shapes.clear();
+        }
+        let shape = Arc::new(make_shape(row, version));
+        self.shapes.insert(key, Arc::clone(&shape));
+        shape
+    }
+
+    fn drain(&mut self, all: bool) {
+        while let Some(held) = self.window.pop(all) {
+            if held.at < self.last {
+                self.ledger.count(Item::LateEvents);
+                continue;
+            }
+            self.last = held.at;
+            let place = self.sessions.place(held.at, held.who, held.duration_ns, &mut self.out);
+            let facts = RequestFacts {
+                shape: held.shape,
+                arrival: held.arrival,
+                connection: if held.who.recorded { Provenance::Recorded } else { Provenance::Inferred },
+                body_len: Fact::with(held.request_body, Provenance::Recorded),
+                status: Fact::with(held.status, Provenance::Recorded),
+                response_len: Fact::with(held.response_len, Provenance::Recorded),
+                duration_ns: Fact::with(held.duration_ns, Provenance::Recorded),
+                cache: Fact::with(held.cache, Provenance::Recorded),
+            };
+            let kind = EventKind::Request(facts);
+            self.out.push(RawEvent { at: held.at, owner: place.session, connection: place.connection, kind });
+        }
+    }
+
+    /// Events that are complete.
+    pub fn take_events(&mut self) -> Vec<RawEvent> {
+        std::mem::take(&mut self.out)
     }
 
     /// The ledger so far.
@@ -74,58 +206,42 @@ impl LogRecorder {
         &mut self.ledger
     }
 
-    /// Orders, spreads and pairs all lines with sessions.
+    /// The coarsest stamp so far, nanoseconds.
+    #[must_use]
+    pub fn resolution_ns(&self) -> u64 {
+        self.resolution_ns
+    }
+
+    /// Places all lines that wait and ends all sessions.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {
-        // Stable: lines of one second keep the order of the file.
-        self.lines.sort_by_key(|(at, _)| at.0 / self.spread.resolution_ns());
-        let stamps: Vec<u64> = self.lines.iter().map(|(at, _)| at.0).collect();
-        let times = self.spread.times(&stamps);
-        let mut order: Vec<usize> = (0..times.len()).collect();
-        order.sort_by_key(|i| times[*i]);
-        let mut out = Vec::with_capacity(times.len());
-        for i in order {
-            event(&mut self.sessions, WallTime(times[i]), &self.lines[i].1, &mut out);
-        }
-        self.sessions.finish(&mut out);
-        (out, self.ledger)
+        self.drain(true);
+        self.sessions.finish(&mut self.out);
+        (self.out, self.ledger)
     }
 }
 
-fn event(sessions: &mut Sessions, at: WallTime, line: &LogLine, out: &mut Vec<RawEvent>) {
-    let place = sessions.place(at, line, out);
-    let field = |name: &str, value: &Option<Vec<u8>>| {
-        value.as_ref().map(|v| HeaderLine { name: name.as_bytes().to_vec(), value: v.clone() })
+fn make_shape(row: &Row<'_>, version: Version) -> crate::trace::RequestShape {
+    let field = |name: &str, value: &[u8]| {
+        (!value.is_empty()).then(|| HeaderLine { name: name.as_bytes().to_vec(), value: value.to_vec() })
     };
-    let headers =
-        [field("Host", &line.host), field("User-Agent", &line.user_agent), field("Referer", &line.referer)];
-    let mut headers: Vec<HeaderLine> = headers.into_iter().flatten().collect();
-    if line.user.is_some() {
-        // The log says that somebody was logged in; the request needed a credential that it does not show.
-        headers.push(HeaderLine { name: b"Authorization".to_vec(), value: b"-".to_vec() });
+    let known =
+        [field("Host", &row.host), field("User-Agent", &row.user_agent), field("Referer", &row.referer)];
+    let mut headers: Vec<HeaderLine> = known.into_iter().flatten().collect();
+    headers.extend(
+        row.headers.iter().map(|(name, value)| HeaderLine { name: name.clone(), value: value.to_vec() }),
+    );
+    let before = headers.len();
+    // The log says that somebody was logged in, or sent cookies: the request needed what it does not show.
+    if row.user || row.authorization {
+        headers.extend(field("Authorization", b"-"));
     }
-    let head = RequestHead {
-        method: line.method.clone(),
-        target: line.target.clone(),
-        version: line.version,
-        headers,
-    };
-    let mut shape = redact::shape(&head, Scheme::Http);
-    shape.headers.retain(|h| h.name != b"Authorization");
-    let facts = RequestFacts {
-        shape: Arc::new(shape),
-        arrival: Provenance::Inferred,
-        connection: Provenance::Inferred,
-        body_len: Fact::absent(),
-        status: Fact::recorded(line.status),
-        response_len: Fact::with(line.response_len, Provenance::Recorded),
-        duration_ns: Fact::with(line.duration_ns, Provenance::Recorded),
-        cache: Fact::absent(),
-    };
-    out.push(RawEvent {
-        at,
-        owner: place.session,
-        connection: place.connection,
-        kind: EventKind::Request(facts),
-    });
+    if row.cookie {
+        headers.extend(field("Cookie", b"-"));
+    }
+    let secure = row.scheme == Some(Scheme::Https) || row.target.starts_with(b"https://");
+    let head = RequestHead { method: row.method.to_vec(), target: row.target.to_vec(), version, headers };
+    let mut shape = redact::shape(&head, if secure { Scheme::Https } else { Scheme::Http });
+    shape.headers.truncate(before);
+    shape
 }

@@ -6,8 +6,7 @@
 //! (0.7 to 0.9), and leaving them at the start of the second would be a herd that never was.
 
 use crate::capture::mix64;
-
-const SECOND_NS: u64 = 1_000_000_000;
+use crate::units::NANOS_PER_SEC;
 
 /// Spreads stamps of one-second resolution.
 #[derive(Debug, Clone, Copy)]
@@ -22,29 +21,13 @@ impl Spread {
         Self { seed }
     }
 
-    /// Resolution of the stamps, nanoseconds.
+    /// Nanoseconds within `second` for `n` lines in the order of the file.
     #[must_use]
-    pub fn resolution_ns(&self) -> u64 {
-        SECOND_NS
-    }
-
-    /// Times for stamps that are in order by second.
-    #[must_use]
-    pub fn times(&self, stamps: &[u64]) -> Vec<u64> {
-        let mut out = stamps.to_vec();
-        let mut from = 0;
-        while from < stamps.len() {
-            let second = stamps[from] / SECOND_NS;
-            let n = stamps[from..].iter().take_while(|s| **s / SECOND_NS == second).count();
-            let mut places: Vec<u64> =
-                (0..n as u64).map(|i| mix64(self.seed ^ mix64(second) ^ i) % SECOND_NS).collect();
-            places.sort_unstable();
-            for (i, place) in places.into_iter().enumerate() {
-                out[from + i] = second * SECOND_NS + place;
-            }
-            from += n;
-        }
-        out
+    pub fn places(&self, second: u64, n: usize) -> Vec<u64> {
+        let mut places: Vec<u64> =
+            (0..n as u64).map(|i| mix64(self.seed ^ mix64(second) ^ i) % NANOS_PER_SEC).collect();
+        places.sort_unstable();
+        places
     }
 }
 
@@ -56,13 +39,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_and_second_are_kept(mut seconds in prop::collection::vec(0u64..20, 0..200), seed in any::<u64>()) {
-            seconds.sort_unstable();
-            let stamps: Vec<u64> = seconds.iter().map(|s| s * SECOND_NS).collect();
-            let times = Spread::new(seed).times(&stamps);
-            prop_assert!(times.is_sorted());
-            prop_assert!(times.iter().zip(&stamps).all(|(t, s)| t / SECOND_NS == s / SECOND_NS));
-            prop_assert_eq!(&times, &Spread::new(seed).times(&stamps));
+        fn order_and_second_are_kept(second in any::<u32>(), n in 0usize..200, seed in any::<u64>()) {
+            let places = Spread::new(seed).places(u64::from(second), n);
+            prop_assert!(places.len() == n && places.is_sorted() && places.iter().all(|p| *p < NANOS_PER_SEC));
+            prop_assert_eq!(&places, &Spread::new(seed).places(u64::from(second), n));
         }
     }
 }

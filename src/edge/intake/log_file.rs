@@ -1,15 +1,24 @@
 //! Access-log files, line by line, into a [`LogRecorder`].
+//!
+//! Several logs are read side by side, the one that is furthest back in time first: rotated files may be named in any
+//! order, and those of several workers or servers overlap.
 
 use std::io::{BufRead, BufReader, Read};
 
-use crate::capture::access_log::LogRecorder;
-use crate::capture::access_log::line::LineError;
+use crate::capture::access_log::row::LineError;
+use crate::capture::access_log::{LogRecorder, LogSource};
 use crate::limits::LOG_LINE_BYTES_MAX;
 use crate::trace::Item;
+use crate::units::WallTime;
+
+/// Lines read from one log before it is looked for another that is further back.
+const LINES_AT_ONCE: usize = 256;
 
 /// A line that was not used. Its text is not kept: it may hold secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLine {
+    /// Name of the log.
+    pub log: String,
     /// Line number, from 1.
     pub line: u64,
     /// Offset of its first byte.
@@ -18,47 +27,106 @@ pub struct BadLine {
     pub error: LineError,
 }
 
-/// Reads all lines. `bad` is called for each line that could not be used, `each` now and then.
-///
-/// # Errors
-/// When the medium fails. A bad line is never an error, nor is a cut compressed file: it is counted.
-pub fn read(
-    input: impl Read,
-    recorder: &mut LogRecorder,
-    mut bad: impl FnMut(BadLine),
-    mut each: impl FnMut(u64),
-) -> anyhow::Result<()> {
-    let mut input = BufReader::with_capacity(1 << 20, input);
-    let (mut line, mut offset, mut text) = (0, 0, Vec::new());
-    loop {
+/// One log under way.
+struct Log {
+    name: String,
+    source: usize,
+    input: BufReader<Box<dyn Read + Send>>,
+    line: u64,
+    offset: u64,
+    /// Stamp of the last request.
+    at: WallTime,
+}
+
+/// Logs to be read.
+#[derive(Default)]
+pub struct Logs(Vec<Log>);
+
+impl Logs {
+    /// Adds one.
+    pub fn add(
+        &mut self,
+        recorder: &mut LogRecorder,
+        name: String,
+        source: LogSource,
+        input: Box<dyn Read + Send>,
+    ) {
+        let source = recorder.add_source(source);
+        let input = BufReader::with_capacity(1 << 20, input);
+        self.0.push(Log { name, source, input, line: 0, offset: 0, at: WallTime(0) });
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads all lines. `bad` is called for each line that could not be used, `each` now and then.
+    ///
+    /// # Errors
+    /// When a medium fails, or `each` does. A bad line is never an error, nor is a cut compressed file: it is counted.
+    pub fn read(
+        mut self,
+        recorder: &mut LogRecorder,
+        mut bad: impl FnMut(BadLine),
+        mut each: impl FnMut(&mut LogRecorder) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut text = Vec::new();
+        while let Some((index, _)) = self.0.iter().enumerate().min_by_key(|(_, l)| l.at) {
+            let mut more = true;
+            for _ in 0..LINES_AT_ONCE {
+                more = self.0[index].next(recorder, &mut text, &mut bad)?;
+                if !more {
+                    break;
+                }
+            }
+            if !more {
+                self.0.remove(index);
+            }
+            each(recorder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Takes one line; false at the end.
+    fn next(
+        &mut self,
+        recorder: &mut LogRecorder,
+        text: &mut Vec<u8>,
+        bad: &mut impl FnMut(BadLine),
+    ) -> anyhow::Result<bool> {
         text.clear();
         let limit = LOG_LINE_BYTES_MAX as u64 + 2;
-        let n = match input.by_ref().take(limit).read_until(b'\n', &mut text) {
+        let n = match self.input.by_ref().take(limit).read_until(b'\n', text) {
             Ok(n) => n,
             Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
                 recorder.ledger_mut().count(Item::CutFiles);
-                return Ok(());
+                return Ok(false);
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err(anyhow::Error::from(e).context(format!("cannot read {}", self.name))),
         };
         if n == 0 {
-            return Ok(());
+            return Ok(false);
         }
-        line += 1;
-        let whole = text.ends_with(b"\n");
+        self.line += 1;
         let mut extra = 0;
-        if !whole && n as u64 == limit {
-            extra = skip_line(&mut input)?;
+        if !text.ends_with(b"\n") && n as u64 == limit {
+            extra = skip_line(&mut self.input)?;
         }
-        let bytes = text.strip_suffix(b"\n").unwrap_or(&text);
-        let bytes = if line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
-        if let Err(error) = recorder.line(bytes) {
-            bad(BadLine { line, offset, error });
+        let bytes = text.strip_suffix(b"\n").unwrap_or(text);
+        let bytes = if self.line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
+        match recorder.line(self.source, bytes) {
+            Ok(Some(at)) => self.at = self.at.max(at),
+            Ok(None) => {}
+            Err(error) => {
+                bad(BadLine { log: self.name.clone(), line: self.line, offset: self.offset, error });
+            }
         }
-        offset += n as u64 + extra;
-        if line.is_multiple_of(4096) {
-            each(line);
-        }
+        self.offset += n as u64 + extra;
+        Ok(true)
     }
 }
 
@@ -79,20 +147,59 @@ fn skip_line(input: &mut impl BufRead) -> std::io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
+    use crate::capture::RawEvent;
+    use crate::capture::access_log::format::Format;
+    use crate::trace::{EventKind, Ledger};
+
+    fn read(logs: &[&str]) -> (Vec<BadLine>, Vec<RawEvent>, Ledger) {
+        let (mut recorder, mut all, mut seen) = (LogRecorder::new(1), Logs::default(), Vec::new());
+        for (i, text) in logs.iter().enumerate() {
+            let source = LogSource { format: Format::named("combined", &[]).unwrap(), behind_proxy: false };
+            let text = Cursor::new(text.as_bytes().to_vec());
+            all.add(&mut recorder, format!("log{i}"), source, Box::new(text));
+        }
+        all.read(&mut recorder, |b| seen.push(b), |_| Ok(())).unwrap();
+        let (events, ledger) = recorder.finish();
+        (seen, events, ledger)
+    }
+
+    fn targets(events: &[RawEvent]) -> Vec<String> {
+        let one = |e: &RawEvent| match &e.kind {
+            EventKind::Request(r) => Some(String::from_utf8_lossy(&r.shape.target).into_owned()),
+            EventKind::Open(_) | EventKind::Close(_) => None,
+        };
+        events.iter().filter_map(one).collect()
+    }
 
     #[test]
     fn long_and_bad_lines_lose_nothing_else() {
         let good = "1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5\n";
         let text = format!("\u{feff}{good}{}\nnonsense\n{good}", "x".repeat(LOG_LINE_BYTES_MAX * 3));
-        let (mut recorder, mut seen) = (LogRecorder::new(1), Vec::new());
-        read(text.as_bytes(), &mut recorder, |b| seen.push((b.line, b.error)), |_| ()).unwrap();
-        assert_eq!(seen, [(2, LineError::TooLong), (3, LineError::Time)]);
-        let (events, ledger) = recorder.finish();
-        assert_eq!(
-            events.iter().filter(|e| matches!(e.kind, crate::trace::EventKind::Request(_))).count(),
-            2
-        );
+        let (bad, events, ledger) = read(&[&text]);
+        assert_eq!(bad.iter().map(|b| b.line).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(bad[0].error, LineError::TooLong);
+        assert!(matches!(bad[1].error, LineError::Form { .. }), "{:?}", bad[1]);
+        assert_eq!(targets(&events).len(), 2);
         assert_eq!((ledger.get(Item::Lines), ledger.get(Item::UnparsedLines)), (Some(4), Some(2)));
+    }
+
+    /// Rotated files in the wrong order, and two that overlap, come out in the order of time.
+    #[test]
+    fn several_logs_are_merged_by_time() {
+        let line = |second: u32| {
+            let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
+            format!("1.2.3.4 - - [10/Oct/2000:{h:02}:{m:02}:{s:02} +0000] \"GET /{second} HTTP/1.1\" 200 5\n")
+        };
+        let log = |seconds: &mut dyn Iterator<Item = u32>| seconds.map(line).collect::<String>();
+        let later = log(&mut (40_000..42_000));
+        let (even, odd) = (log(&mut (0..20_000).step_by(2)), log(&mut (0..20_000).skip(1).step_by(2)));
+        let (bad, events, ledger) = read(&[&later, &even, &odd]);
+        assert!(bad.is_empty());
+        let want: Vec<String> = (0..20_000).chain(40_000..42_000).map(|s| format!("/{s}")).collect();
+        assert_eq!(targets(&events), want);
+        assert_eq!(ledger.get(Item::LateEvents), Some(0));
     }
 }

@@ -30,6 +30,8 @@ pub enum Kind {
 pub struct Input {
     /// What it is.
     pub kind: Kind,
+    /// The first of them, to tell what they are.
+    pub sample: Vec<u8>,
     /// Its bytes, decompressed, from the start.
     pub bytes: Box<dyn Read + Send>,
     /// Its own name, without the folder.
@@ -86,7 +88,7 @@ pub fn open(path: &Path) -> anyhow::Result<Input> {
         _ => raw,
     };
     let (head, bytes) = peek(plain).with_context(|| format!("cannot read {show}"))?;
-    Ok(Input { kind: kind_of(&head), bytes, name })
+    Ok(Input { kind: kind_of(&head), sample: head, bytes, name })
 }
 
 #[cfg(test)]
