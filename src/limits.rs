@@ -157,6 +157,9 @@ pub const PIPELINE_MAX: usize = 256;
 /// Longest frame taken from a capture file: TSO frames reach 64 KiB, BIG TCP more.
 pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 
+/// Connections of the plan that a worker remembers, so that each is counted once.
+pub const PLANNED_CONNECTIONS_MAX: usize = 400_000;
+
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -243,6 +246,9 @@ pub const STATIONARY_REQUESTS_MAX: usize = 200_000;
 
 /// Events of the trace that are looked at for that sample: where sessions last for hours, few of them are kept.
 pub const STATIONARY_EVENTS_MAX: u64 = 2 * STATIONARY_REQUESTS_MAX as u64;
+
+/// Requests below which a sample is no mix, and it is read on whatever it costs.
+pub const STATIONARY_REQUESTS_MIN: u64 = 1_000;
 
 /// Longest session kept in that sample; longer ones are cut, which a steady rate does not notice.
 pub const STATIONARY_SESSION_MAX: Duration = Duration::from_secs(120);

@@ -185,6 +185,21 @@ fn a_long_trace_starts_before_it_was_read() {
     assert!(said.contains("peak second 200.0/s") || said.contains("peak second 201.0/s"), "{said}");
     assert!(said.contains("the peak is that of its densest stretches, the rest is estimated"), "{said}");
 
+    // A part of its time, and more than its time, are estimated as such.
+    let dry =
+        |more: &[&str]| text(&replay(&[&["--trace", &trace, "--target", &url, "--dry-run"], more].concat()));
+    let said = dry(&["--for", "3000s"]);
+    assert!(said.contains("about 3000") && said.contains("in 20 sessions over 3000.0 s"), "{said}");
+    let said = dry(&["--loop", "--for", "42000s"]);
+    assert!(said.contains("about 4199") || said.contains("about 4200"), "{said}");
+    assert!(said.contains("over 42000.0 s: mean 100.0/s"), "{said}");
+    // What the bucket would shed is a share of what was looked at.
+    let tight = dir.path().join("tight.toml");
+    let words = "version = 1\nname = \"tight\"\n[target]\nallow = [\"127.0.0.0/8\"]\n[rate]\nmax_rps = 50\nmax_new_connections_per_s = 100\n";
+    std::fs::write(&tight, words).unwrap();
+    let said = dry(&["--policy", &tight.display().to_string()]);
+    assert!(said.contains("that were looked at (") && said.contains("G030"), "{said}");
+
     let out = dir.path().join("run").display().to_string();
     let args = ["--trace", &trace, "--target", &url, "--lead-in", "none", "--out", &out, "--quiet"];
     let mut process = start_replay(dir.path(), &args);
@@ -240,4 +255,24 @@ fn damage_in_a_long_trace_is_not_its_end() {
     let r = report(&out);
     assert_identities(&r);
     assert_eq!((code(&done), &r["state"]), (1, &"aborted".into()), "{}", r["cause"]);
+}
+
+/// What stands behind damage is lost, also for a run that would begin there: its index leads nowhere.
+#[test]
+fn nothing_is_planned_behind_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("damaged.trace");
+    steady_trace::write(&path, 1_000, 120, 50);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() / 5;
+    bytes[at] ^= 0x10;
+    std::fs::write(&path, bytes).unwrap();
+    let trace = path.display().to_string();
+    for more in [&["--from", "90s"][..], &["--from", "90s", "--loop", "--for", "100s"]] {
+        let args = ["--trace", &trace, "--target", "http://127.0.0.1:9", "--dry-run"];
+        let done = replay(&[&args, more].concat());
+        let said = text(&done);
+        assert_eq!(code(&done), 3, "{more:?}: {said}");
+        assert!(said.contains("no request in the chosen part") && said.contains("damaged"), "{said}");
+    }
 }

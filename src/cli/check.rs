@@ -10,6 +10,7 @@ use crate::edge::host::clock_sync::{self, ClockSync};
 use crate::edge::host::{capacity, site_file, window};
 use crate::edge::send::dns::Resolver;
 use crate::edge::send::look;
+use crate::engine::foresight::Foresight;
 use crate::engine::prepare::{load_policy, survey};
 use crate::engine::run::target_name;
 use crate::policy::settings::{LeadIn, govern, in_flight_max, lag, time_to_full};
@@ -101,16 +102,17 @@ impl CheckArgs {
     fn plan(&self, out: &mut impl Write, policy: &Policy, fine: &mut bool) -> anyhow::Result<Rate> {
         let Some(trace) = &self.trace else { return Ok(policy.rate.max_rps) };
         let scale = Scale { milli: policy.rate.max_scale_milli };
-        let (f, trial) = survey(trace, policy.clone(), scale)?;
+        let (f, trial) = survey(trace, policy.clone(), scale, Foresight::of)?;
         let (peak, connections) = (f.peak, f.connections_peak);
         writeln!(
             out,
-            "trace: at the highest scale ({}x) {} of {} requests may be sent, with a peak of {peak} and {connections} connections at once",
+            "trace: at the highest scale ({}x) {}{} of {} requests may be sent, with a peak of {peak} and {connections} connections at once",
             scale.as_f64(),
+            if f.sounded { "about " } else { "" },
             f.counts.due,
             f.counts.scaled
         )?;
-        let shed = trial.shed as f64 / f.counts.due.max(1) as f64;
+        let shed = trial.share();
         if shed > BUCKET_SHED_WARN {
             let percent = shed * 100.0;
             writeln!(

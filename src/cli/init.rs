@@ -13,6 +13,7 @@ use crate::edge::clock::Clock;
 use crate::edge::watch::get::get;
 use crate::edge::watch::poll::{Board, PollContext};
 use crate::edge::watch::prometheus::{query_url, read_labels, read_names, scrape_interval};
+use crate::engine::foresight::Foresight;
 use crate::engine::prepare::{default_policy, survey};
 use crate::plan::forecast::Forecast;
 use crate::policy::packs::{Pack, choose_le, found};
@@ -61,7 +62,13 @@ impl InitArgs {
         let (_, host, port) = split(&self.target).with_context(|| {
             format!("--target {:?} is not a URL such as \"https://api.example.com\"", self.target)
         })?;
-        let (forecast, _) = survey(&self.trace, default_policy()?, Scale::ONE)?;
+        // Every route must be seen: one that is not written down here may never be sent.
+        let (forecast, _) = survey(&self.trace, default_policy()?, Scale::ONE, Foresight::whole)?;
+        anyhow::ensure!(
+            !forecast.routes.is_empty(),
+            "{}: no request of the trace may be sent, so there is no route to allow",
+            self.trace.display()
+        );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let found = runtime.block_on(self.look())?;
         writeln!(

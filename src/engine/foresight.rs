@@ -116,7 +116,21 @@ impl Foresight {
                 return Ok(Self { source, duration_ns, forecast, warning: None, stretches });
             }
         }
-        let (warning, duration_ns) = read_through(&mut source, plan.from_ns, plan.to_ns)?;
+        Self::whole(source, plan)
+    }
+
+    /// Reads the trace through, however long it is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn whole(mut source: FileSource, plan: &PlanSettings) -> anyhow::Result<Self> {
+        let (warning, last) = read_through(&mut source, plan.from_ns, plan.to_ns)?;
+        let Some(last) = last else {
+            // Not planned: a part without an event has no length, and could be repeated for ever.
+            let (duration_ns, forecast) = (1, Forecast::default());
+            return Ok(Self { source, duration_ns, forecast, warning, stretches: Vec::new() });
+        };
+        let duration_ns = (last - plan.from_ns).max(1);
         let (forecast, source) = forecast::forecast(source, plan, duration_ns, |_| ())?;
         Ok(Self { source, duration_ns, forecast, warning, stretches: Vec::new() })
     }
@@ -139,17 +153,26 @@ impl Foresight {
     }
 }
 
-/// Reads a trace to its end once: a damaged one says so before anything is sent. Also the length of the chosen part.
-fn read_through(source: &mut FileSource, from_ns: u64, to_ns: u64) -> anyhow::Result<(Option<String>, u64)> {
+/// Reads a trace to its end once: a damaged one says so before anything is sent. Also the time of the last event of the
+/// chosen part, where it has any.
+fn read_through(
+    source: &mut FileSource,
+    from_ns: u64,
+    to_ns: u64,
+) -> anyhow::Result<(Option<String>, Option<u64>)> {
     source.rewind()?;
     source.read_through = true;
-    let mut last = from_ns;
+    let mut last = None;
     while let Some(event) = source.next_event()? {
-        if event.at.0 < to_ns {
-            last = last.max(event.at.0);
+        if (from_ns..to_ns).contains(&event.at.0) {
+            last = last.max(Some(event.at.0));
         }
     }
     let warning = source.reader.end().and_then(End::warning);
+    if warning.is_some() {
+        // What stands behind the damage was declared lost: no index leads there.
+        source.outline = None;
+    }
     source.seek(from_ns)?;
-    Ok((warning, (last - from_ns).max(1)))
+    Ok((warning, last))
 }

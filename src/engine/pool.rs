@@ -30,7 +30,8 @@ impl Pool {
         self.len() == 0
     }
 
-    /// The lane for the next request; `start` makes a new one. None only where all are of the other kind.
+    /// The lane for the next request; `start` makes a new one. None only where all are
+    /// of the other kind, and busy.
     pub fn lane(&mut self, http2: bool, start: impl FnOnce() -> Lane) -> Option<&Lane> {
         let may_grow = self.len() < self.size;
         let lanes = &mut self.lanes[usize::from(http2)];
@@ -42,9 +43,19 @@ impl Pool {
                 lanes.push(start());
                 lanes.len() - 1
             }
-            None => lanes.iter().enumerate().min_by_key(|(_, lane)| lane.load())?.0,
+            None => match lanes.iter().enumerate().min_by_key(|(_, lane)| lane.load()) {
+                Some((index, _)) => index,
+                // All are of the other kind: an idle one makes room, or this kind would starve for the whole run.
+                None => {
+                    let other = &mut self.lanes[usize::from(!http2)];
+                    let idle = other.iter().rposition(|lane| lane.is_free() && lane.load() == 0)?;
+                    drop(other.remove(idle));
+                    self.lanes[usize::from(http2)].push(start());
+                    0
+                }
+            },
         };
-        lanes.get(index)
+        self.lanes[usize::from(http2)].get(index)
     }
 
     /// Closes lanes until `keep` are left.

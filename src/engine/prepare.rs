@@ -171,6 +171,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     let (seen, trial) = seen.trial(&plan, settings.target.times(settings.share_max))?;
     let Foresight { mut source, duration_ns, forecast, warning: trace_warning, .. } = seen;
     let sample = Sample::gather(&mut source, &plan.screen, plan.from_ns, plan.to_ns)?;
+    if sample.is_empty() && (asked.rate.is_some() || asked.lead_in == LeadIn::Auto) {
+        return refused("no request of the trace may be sent, so there is none to approach the target with");
+    }
     let whole = plan.speed.run_nanos(duration_ns);
     let steady = asked.rate.map(|rate| (rate, asked.run_for.map_or(whole, nanos)));
     let (forecast, trial) = match steady {
@@ -196,6 +199,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         speed: words.speed,
         recorded: forecast.counts.recorded,
         bucket_shed: trial.shed,
+        bucket_tried: trial.shed + trial.passed,
         rate_rps: asked.rate.map(Rate::rps),
     };
     let policy = policy.clone();
@@ -270,7 +274,8 @@ fn steady_forecast(
     mut trial: BucketTrial,
 ) -> (Forecast, BucketTrial) {
     let mut f = Forecast { peak: rate, route_names: sample.routes().names().to_vec(), ..Forecast::default() };
-    let mut sessions = std::collections::BTreeSet::new();
+    let (mut sessions, mut open) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    let mut opens = (0u64, 0u32);
     let plan = StationaryPlan::new(Arc::new(sample.clone()), rate, seed);
     for d in plan.into_iter().flatten().take_while(|d| d.due_ns < until_ns) {
         if matches!(d.kind, DepartureKind::Request(..)) {
@@ -280,6 +285,17 @@ fn steady_forecast(
             (f.counts.due, f.last_due_ns) = (f.counts.due + 1, d.due_ns);
             sessions.insert(d.instance);
             trial.due(d.due_ns);
+            if open.insert((d.instance, d.connection)) {
+                opens = if opens.0 == second as u64 { (opens.0, opens.1 + 1) } else { (second as u64, 1) };
+                f.opens_peak_per_s = f.opens_peak_per_s.max(opens.1);
+                f.connections_peak = f.connections_peak.max(open.len() as u64);
+            }
+        } else {
+            // A session of a steady run closes all that it has.
+            let its: Vec<_> = open.range((d.instance, 0)..=(d.instance, u16::MAX)).copied().collect();
+            for connection in its {
+                open.remove(&connection);
+            }
         }
     }
     (f.counts.recorded, f.counts.scaled) = (f.counts.due, f.counts.due);
@@ -352,6 +368,7 @@ fn words(asked: &Request, target: &Target, f: &Forecast, spread_seed: Option<u64
         speed: asked.speed.milli as f64 / 1000.0,
         rate_rps: asked.rate.map(Rate::rps),
         peak_rps: f.peak.rps(),
+        estimated: f.sounded,
         seed: asked.seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time_note: spread_seed.map(note),
@@ -423,7 +440,7 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
     }
     if asked.connections != Connections::Recorded && asked.policy.rewrite.has_sessions() {
         return refused(
-            "--connections pool:N shares connections among all sessions, but [rewrite] takes values from answers or has accounts, which belong to one session; use the recorded connections",
+            "--connections pool:N shares connections among all sessions, but [rewrite] takes values or cookies from answers or has accounts, which belong to one session; use the recorded connections",
         );
     }
     if !target.is_loopback() && asked.policy.is_loopback_only() {
@@ -444,7 +461,12 @@ fn limits(asked: &Request, target: &Target) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(Forecast, BucketTrial)> {
+pub fn survey(
+    trace: &Path,
+    policy: Policy,
+    scale: Scale,
+    look: impl FnOnce(FileSource, &PlanSettings) -> anyhow::Result<Foresight>,
+) -> anyhow::Result<(Forecast, BucketTrial)> {
     let asked = Request {
         trace: trace.to_owned(),
         scale,
@@ -469,7 +491,7 @@ pub fn survey(trace: &Path, policy: Policy, scale: Scale) -> anyhow::Result<(For
         Err(Refusal::Usage(e)) => return Err(e),
         Err(Refusal::Refused(why)) => anyhow::bail!(why),
     };
-    let seen = Foresight::of(FileSource::open(trace)?, &plan)?;
+    let seen = look(FileSource::open(trace)?, &plan)?;
     let settings = govern(&asked.policy, seen.forecast.peak, asked.lead_in);
     let (seen, trial) = seen.trial(&plan, settings.target.times(settings.share_max))?;
     Ok((seen.forecast, trial))

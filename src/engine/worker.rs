@@ -4,7 +4,7 @@
 //! wake-ups, not HTTP, decide the cost below saturation. Open loop: it never waits for an answer.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::edge::send::mux::Alpn;
 use crate::edge::send::session::Session;
 use crate::govern::gate::ShedReason;
 use crate::govern::latch::StopCause;
-use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, TOO_LATE};
+use crate::limits::{CLOSE_ALL, CLOSE_EACH, LANES_MAX, PLANNED_CONNECTIONS_MAX, TOO_LATE};
 use crate::measure::outcome::RunPhase;
 use crate::measure::tally::Tally;
 use crate::plan::connections::Connections;
@@ -141,6 +141,7 @@ pub fn run(
         context,
         queue: Queue::default(),
         lanes: BTreeMap::new(),
+        planned: BTreeSet::new(),
         pool: settings.connections.share_of(index, shared.ports.len()).map(Pool::new),
         sessions: Sessions::default(),
         http2: settings.http2,
@@ -165,6 +166,8 @@ struct Worker {
     context: Rc<LaneContext>,
     queue: Queue,
     lanes: BTreeMap<(Instance, u16), Lane>,
+    /// Connections under way that the plan asked for and that are counted.
+    planned: BTreeSet<(Instance, u16)>,
     /// Instead of them.
     pool: Option<Pool>,
     sessions: Sessions,
@@ -266,6 +269,7 @@ impl Worker {
             // Fresh sessions on fresh connections; what the old lanes hold they finish.
             // A pool stays as it is: nobody's sessions are on it, and old and new together would be more than it may have.
             self.lanes.clear();
+            self.planned.clear();
             self.sessions.clear(&self.context.accounts);
         }
         self.epoch = epoch;
@@ -309,6 +313,7 @@ impl Worker {
             // A pool's connections come and go with its work.
             DepartureKind::Open { .. } | DepartureKind::Close if self.pool.is_some() => {}
             DepartureKind::Open { http2 } => {
+                self.plan_connection((instance, connection), phase);
                 if self.thinner.keeps(instance, now, self.shared.share())
                     && let Some(lane) = self.lane(instance, connection, http2, phase)
                 {
@@ -317,9 +322,11 @@ impl Worker {
             }
             DepartureKind::Close if connection == u16::MAX => {
                 self.lanes.retain(|(i, _), _| *i != instance);
+                self.planned.retain(|(i, _)| *i != instance);
                 self.sessions.end(instance, &self.context.accounts);
             }
             DepartureKind::Close => {
+                self.planned.remove(&(instance, connection));
                 if self.lanes.remove(&(instance, connection)).is_some() {
                     self.sessions.leave(instance, now);
                 }
@@ -327,18 +334,7 @@ impl Worker {
             DepartureKind::Request(planned, recorded) => {
                 let http2 = planned.shape.version == Version::Http2;
                 let due = self.context.book.due(p.due, phase, planned, recorded);
-                let latched = self.shared.gate.latch().is_set();
-                let late = now.since(p.due) > TOO_LATE;
-                if latched || late {
-                    due.lag();
-                }
-                if latched {
-                    due.shed(ShedReason::Latched);
-                } else if late {
-                    due.shed(ShedReason::TooLate);
-                } else if !self.thinner.keeps(instance, now, self.shared.share()) {
-                    due.shed(ShedReason::Thinned);
-                } else {
+                let Some(reason) = self.sheds(instance, p.due, now) else {
                     match self.lane(instance, connection, http2, phase) {
                         Some(lane) => {
                             lane.request(due);
@@ -346,10 +342,34 @@ impl Worker {
                         }
                         None => due.shed(ShedReason::Connecting),
                     }
+                    return false;
+                };
+                if matches!(reason, ShedReason::Latched | ShedReason::TooLate) {
+                    due.lag();
                 }
+                self.plan_connection((instance, connection), phase);
+                due.shed(reason);
             }
         }
         false
+    }
+
+    /// Why a due request is not sent, if it is not.
+    fn sheds(&mut self, instance: Instance, due: RunTime, now: RunTime) -> Option<ShedReason> {
+        if self.shared.gate.latch().is_set() {
+            return Some(ShedReason::Latched);
+        }
+        if now.since(due) > TOO_LATE {
+            return Some(ShedReason::TooLate);
+        }
+        (!self.thinner.keeps(instance, now, self.shared.share())).then_some(ShedReason::Thinned)
+    }
+
+    /// A connection that the plan asks for is counted once, whatever becomes of its requests. A pool plans none.
+    fn plan_connection(&mut self, key: (Instance, u16), phase: RunPhase) {
+        if self.pool.is_none() && self.planned.len() < PLANNED_CONNECTIONS_MAX && self.planned.insert(key) {
+            self.context.book.lane(phase);
+        }
     }
 
     fn lane(
@@ -360,21 +380,18 @@ impl Worker {
         phase: RunPhase,
     ) -> Option<&Lane> {
         let tries = self.http2.tries(recorded_http2, self.context.marking.https);
-        if let Some(pool) = &mut self.pool {
-            let context = &self.context;
-            return pool.lane(tries, || {
-                context.book.lane(phase);
-                Lane::start(Rc::clone(context), Session::default(), tries)
-            });
-        }
         let key = (instance, connection);
-        if !self.lanes.contains_key(&key) {
+        if self.pool.is_none() && !self.lanes.contains_key(&key) {
             if self.lanes.len() >= LANES_MAX {
                 return None;
             }
-            self.context.book.lane(phase);
+            self.plan_connection(key, phase);
             let session = self.sessions.enter(instance);
             self.lanes.insert(key, Lane::start(Rc::clone(&self.context), session, tries));
+        }
+        if let Some(pool) = &mut self.pool {
+            let context = &self.context;
+            return pool.lane(tries, || Lane::start(Rc::clone(context), Session::default(), tries));
         }
         self.lanes.get(&key)
     }

@@ -68,8 +68,8 @@ pub struct ShapeJson {
     pub gap_p50_sent_ms: Option<f64>,
     /// Share of the requests that would have to change their route to make the mix the planned one.
     pub route_mix_difference: Option<f64>,
-    /// Connections that the plan asked for.
-    pub connections_planned: u64,
+    /// Connections that the plan asked for, whatever became of their requests; null for a pool, which plans none.
+    pub connections_planned: Option<u64>,
     /// Connections opened.
     pub connections_opened: u64,
     /// Requests due over connections planned.
@@ -116,7 +116,8 @@ fn shape(t: &Tally) -> ShapeJson {
     let (due, sent) = t.routes.iter().fold((0, 0), |(d, s), r| (d + r.due, s + r.written));
     let differs = |r: &route::RouteTally| (r.due as f64 / due as f64 - r.written as f64 / sent as f64).abs();
     let (sizes, gaps) = (t.routes.iter().map(|r| r.sizes), t.pace.gaps_p50_ms());
-    let bytes = sizes.fold((0, 0), |(a, b), s| (a + s.received, b + s.recorded));
+    let bytes =
+        sizes.fold((0u64, 0u64), |(a, b), s| (a.saturating_add(s.received), b.saturating_add(s.recorded)));
     ShapeJson {
         per_second_difference: t.pace.difference().map(round),
         worst_second: t.pace.worst().map(|w| WorstSecondJson {
@@ -129,7 +130,7 @@ fn shape(t: &Tally) -> ShapeJson {
         gap_p50_sent_ms: gaps.1.map(round),
         route_mix_difference: (due > 0 && sent > 0)
             .then(|| round(t.routes.iter().map(differs).sum::<f64>() / 2.0)),
-        connections_planned: t.lanes,
+        connections_planned: (t.lanes > 0).then_some(t.lanes),
         connections_opened: t.connections,
         requests_per_connection_planned: over(t.counts.due, t.lanes),
         requests_per_connection: over(t.counts.written, t.connections),
@@ -156,7 +157,7 @@ fn ours(t: &Tally, own: &Seconds, p99: Option<f64>) -> Vec<String> {
 }
 
 /// What the governor or the target changed.
-fn theirs(t: &Tally, shape: &ShapeJson, drift: &[String]) -> Vec<String> {
+fn theirs(t: &Tally, shape: &ShapeJson, differences: usize) -> Vec<String> {
     let (due, mut out) = (t.counts.due, Vec::new());
     for reason in ShedReason::ALL.into_iter().filter(|r| *r != ShedReason::TooLate) {
         let n = t.counts.shed.get(&reason).copied().unwrap_or(0);
@@ -172,9 +173,10 @@ fn theirs(t: &Tally, shape: &ShapeJson, drift: &[String]) -> Vec<String> {
     if let Some(d) = shape.route_mix_difference.filter(|d| *d > MIX_MAX) {
         out.push(format!("the mix of routes differs from the plan by {:.1} %", d * 1e2));
     }
-    if !drift.is_empty() {
-        let n = drift.len();
-        out.push(format!("the target does not answer as it did when it was recorded (differences: {n})"));
+    if differences > 0 {
+        out.push(format!(
+            "the target does not answer as it did when it was recorded (differences: {differences})"
+        ));
     }
     out
 }
@@ -186,9 +188,11 @@ pub fn judge(t: &Tally, route_names: &[String], own: &Seconds) -> Fidelity {
     let p99 = t.send_lag.quantile_ms(0.99);
     let named =
         t.routes.iter().enumerate().map(|(i, r)| (route_names.get(i).map_or("other", String::as_str), r));
-    let drift: Vec<String> = named.flat_map(|(name, r)| route::drift(name, r)).take(DRIFT_TOLD_MAX).collect();
+    let mut drift: Vec<String> = named.flat_map(|(name, r)| route::drift(name, r)).collect();
+    let differences = drift.len();
+    drift.truncate(DRIFT_TOLD_MAX);
     let shape = shape(t);
-    let (ours, theirs) = (ours(t, own, p99), theirs(t, &shape, &drift));
+    let (ours, theirs) = (ours(t, own, p99), theirs(t, &shape, differences));
     let verdict = match (ours.is_empty(), theirs.is_empty()) {
         (false, _) => "invalid",
         (true, false) => "reduced",

@@ -58,9 +58,10 @@ pub struct Sizes {
 
 impl Sizes {
     fn add(&mut self, o: Self) {
-        self.answers += o.answers;
-        self.recorded += o.recorded;
-        self.received += o.received;
+        // Recorded sizes are numbers of a file, which may be anything.
+        self.answers = self.answers.saturating_add(o.answers);
+        self.recorded = self.recorded.saturating_add(o.recorded);
+        self.received = self.received.saturating_add(o.received);
     }
 
     /// Bytes now over bytes then; none without bytes then.
@@ -112,6 +113,8 @@ pub struct RouteTally {
     pub response: BTreeMap<EndClass, CoarseLatency>,
     /// Classes of status when recorded, of the requests that were answered; 0 is unknown.
     pub recorded: [u64; 10],
+    /// Classes now, of the requests whose recorded status is known.
+    pub now: [u64; 10],
     /// Sizes.
     pub sizes: Sizes,
     /// Answers of caches, when recorded.
@@ -129,8 +132,15 @@ impl RouteTally {
         self.bad += u64::from(!good);
         self.response.entry(EndClass::of(o.ending)).or_default().add(o.done.since(o.due));
         if let Ending::Answered(status) = o.ending {
-            let class = o.expected.map_or(0, |s| usize::from(s / 100).min(9));
-            self.recorded[class] += 1;
+            let class = |s: u16| usize::from(s / 100).min(9);
+            // Without what the client had cached, an unchanged document is sent whole: that is as recorded.
+            let then = match o.expected {
+                Some(304) if class(status) == 2 => 2,
+                Some(expected) => class(expected),
+                None => 0,
+            };
+            self.recorded[then] += 1;
+            self.now[class(status)] += u64::from(then > 0);
             self.cache_recorded.note(o.recorded.cache());
             self.cache_seen.note(o.cache);
             // An error page says nothing about the size of the page.
@@ -168,6 +178,7 @@ impl RouteTally {
         self.bad += o.bad;
         o.response.iter().for_each(|(c, l)| self.response.entry(*c).or_default().merge(l));
         self.recorded.iter_mut().zip(o.recorded).for_each(|(mine, n)| *mine += n);
+        self.now.iter_mut().zip(o.now).for_each(|(mine, n)| *mine += n);
         self.sizes.add(o.sizes);
         self.cache_recorded.add(o.cache_recorded);
         self.cache_seen.add(o.cache_seen);
@@ -187,12 +198,11 @@ const SIZE_DRIFT: core::ops::RangeInclusive<f64> = 0.67..=1.5;
 #[must_use]
 pub fn drift(name: &str, r: &RouteTally) -> Vec<String> {
     let mut out = Vec::new();
-    let answers: u64 = r.classes().map(|(_, n)| n).sum();
-    let known = answers - r.recorded[0].min(answers);
-    if answers >= ANSWERS_MIN && known == answers {
-        let share = |n: u64| n as f64 / answers as f64;
-        for (class, n) in r.classes() {
-            let (now, then) = (share(n), share(r.recorded[usize::from(class)]));
+    let known: u64 = r.now.iter().sum();
+    if known >= ANSWERS_MIN {
+        let share = |n: u64| n as f64 / known as f64;
+        for (class, (n, before)) in r.now.into_iter().zip(r.recorded).enumerate().skip(1) {
+            let (now, then) = (share(n), share(before));
             if now - then > SHARE_DRIFT {
                 out.push(format!(
                     "{name}: {:.0} % of the answers were {class}xx, when recorded {:.0} %",
@@ -256,11 +266,14 @@ mod tests {
         use CacheStatus::{Hit, Miss};
         let same: Answer = (Some(200), 200, Some(100), 100, Some(Hit), Some(Hit));
         #[rustfmt::skip]
-        let table: [(&str, Answer, u64, &[&str]); 9] = [
+        let table: [(&str, Answer, u64, &[&str]); 12] = [
             ("the same", same, 100, &[]),
             ("redirects to a log-in", (Some(200), 302, Some(100), 0, None, None), 10, &["10 % of the answers were 3xx, when recorded 0 %"]),
             ("a few of them", (Some(200), 302, Some(100), 0, None, None), 3, &[]),
             ("nothing was recorded", (None, 302, None, 0, None, None), 100, &[]),
+            ("a document that was cached by the client", (Some(304), 200, None, 100, None, None), 60, &[]),
+            ("not modified where nothing was", (Some(200), 304, Some(100), 0, None, None), 60, &["60 % of the answers were 3xx, when recorded 0 %"]),
+            ("sizes of a forged file", (Some(200), 200, Some((1 << 62) - 2), 100, None, None), 40, &["answers had 100 bytes on average, when recorded 184467440737095520 (x 0.00)"]),
             ("larger", (Some(200), 200, Some(100), 1_000, None, None), 20, &["answers had 280 bytes on average, when recorded 100 (x 2.80)"]),
             ("a little larger", (Some(200), 200, Some(100), 300, None, None), 20, &[]),
             ("errors are small", (Some(200), 500, Some(100), 0, None, None), 4, &[]),
@@ -274,6 +287,11 @@ mod tests {
             let told = drift("GET /x", &r);
             assert_eq!(told, want.iter().map(|w| format!("GET /x: {w}")).collect::<Vec<_>>(), "{name}");
         }
+        // One answer without a recorded status must not blind it to all others.
+        let mut blind = RouteTally::default();
+        blind.ended(&outcome((None, 302, None, 0, None, None)));
+        (0..100).for_each(|_| blind.ended(&outcome((Some(200), 302, None, 0, None, None))));
+        assert_eq!(drift("x", &blind), ["x: 100 % of the answers were 3xx, when recorded 0 %"]);
         let mut few = RouteTally::default();
         (0..49).for_each(|_| few.ended(&outcome((Some(200), 404, Some(100), 0, Some(Hit), Some(Miss)))));
         assert_eq!(drift("x", &few), Vec::<String>::new(), "49 are too few");

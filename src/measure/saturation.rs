@@ -6,6 +6,7 @@
 //! and the lateness always can.
 
 use std::fmt;
+use std::mem::Discriminant;
 use std::time::Duration;
 
 use crate::limits::{LAG_LIMIT, LAG_SECONDS, OWN_BUSY_LIMIT, OWN_STEAL_LIMIT, OWN_WAIT_LIMIT};
@@ -98,6 +99,8 @@ pub struct Seconds {
     pub saturated: u64,
     /// The first reason of each kind, in words.
     pub reasons: Vec<String>,
+    /// Their kinds.
+    pub(crate) kinds: Vec<Discriminant<Saturated>>,
     /// Highest share of a second that one of our threads ran.
     pub ran_max: Option<f64>,
     /// Highest steal.
@@ -130,8 +133,9 @@ impl Seconds {
             self.saturated = self.saturated.min(self.measured);
         }
         let words = bad.to_string();
-        let kind = |w: &str| w.split(':').next().unwrap_or_default().to_owned();
-        if measuring && !self.reasons.iter().any(|r| kind(r) == kind(&words)) {
+        let kind = std::mem::discriminant(&bad);
+        if measuring && !self.kinds.contains(&kind) {
+            self.kinds.push(kind);
             self.reasons.push(words.clone());
         }
         begins.then(|| format!("the generator is at its limit: {words}"))

@@ -14,10 +14,19 @@ use crate::units::NANOS_PER_SEC;
 /// Stretches read at most.
 const STRETCHES_MAX: usize = 32;
 
+/// Trace time behind which nothing is sent: the end of the chosen part, or of the run's time.
+fn reach(settings: &PlanSettings) -> u64 {
+    if settings.repeat {
+        return settings.to_ns;
+    }
+    let of_run = u128::from(settings.for_ns) * u128::from(settings.speed.milli) / 1000;
+    settings.to_ns.min(settings.from_ns.saturating_add(u64::try_from(of_run).unwrap_or(u64::MAX)))
+}
+
 /// Second of the trace and requests recorded within a second of run time from then on, densest first.
 fn densest(outline: &Outline, settings: &PlanSettings) -> Vec<(u64, u64)> {
     let wide = settings.speed.milli.div_ceil(1000).max(1) as usize;
-    let (from, to) = (settings.from_ns / NANOS_PER_SEC, settings.to_ns.div_ceil(NANOS_PER_SEC));
+    let (from, to) = (settings.from_ns / NANOS_PER_SEC, reach(settings).div_ceil(NANOS_PER_SEC));
     let seconds: Vec<u64> = outline.per_second.iter().map(|n| u64::from(*n)).collect();
     let mut sum: u64 = seconds.iter().take(wide).sum();
     let mut out = Vec::new();
@@ -49,7 +58,9 @@ fn stretch<S: EventSource>(
     source.seek(begin)?;
     let mut stream = PlanStream::new(source, PlanSettings { repeat: false, ..settings.clone() }, duration_ns);
     let due = |at: u64| settings.speed.run_nanos(at - settings.from_ns);
-    let (first, last) = (due(begin), due(start_ns).saturating_add(2 * NANOS_PER_SEC));
+    // Two seconds of the run, and at least one of the trace: a slowed one lasts longer.
+    let (first, end) = (due(begin), due(start_ns.saturating_add(NANOS_PER_SEC)));
+    let last = due(start_ns).saturating_add(2 * NANOS_PER_SEC).max(end);
     while let Some(d) = stream.next_departure()? {
         if d.due_ns > last {
             break;
@@ -111,28 +122,32 @@ fn estimate(
     outline: &Outline,
     duration_ns: u64,
 ) -> Forecast {
-    let scale = settings.scale.as_f64() / settings.shard.1.max(1) as f64;
-    let recorded = outline.requests_between(settings.from_ns, settings.to_ns.min(outline.last_ns()));
-    let scaled = (recorded as f64 * scale) as u64;
+    // A run that goes round and round does the whole part each time.
+    let round = settings.speed.run_nanos(duration_ns).max(1);
+    let rounds = if settings.repeat { settings.for_ns as f64 / round as f64 } else { 1.0 };
+    let sessions = settings.scale.as_f64() / settings.shard.1.max(1) as f64;
+    let scale = sessions * rounds;
+    let part = outline.requests_between(settings.from_ns, reach(settings).min(outline.last_ns()));
+    let recorded = (part as f64 * rounds) as u64;
+    let of_trace = part as f64 / outline.requests_between(0, u64::MAX).max(1) as f64;
+    let scaled = (part as f64 * scale) as u64;
     let part = |n: u64| (n as f64 / read.scaled.max(1) as f64 * scaled as f64) as u64;
     let dropped: std::collections::BTreeMap<_, _> =
         read.dropped.iter().map(|(r, n)| (*r, part(*n))).collect();
     let due = scaled - dropped.values().sum::<u64>().min(scaled);
     let f = best.finish(&PlanCounts { recorded, scaled, due, dropped }, &[]);
-    let factor = scale * due as f64 / scaled.max(1) as f64;
-    let clones = settings.scale.milli.div_ceil(1000);
-    // Numbers of a file, which may be anything.
-    let opens = u64::from(outline.opens_peak_per_s)
-        .saturating_mul(clones)
-        .saturating_mul(settings.speed.milli.max(1000))
-        / 1000;
+    let factor = sessions * due as f64 / scaled.max(1) as f64;
+    // Numbers of a file, which may be anything: a cast saturates.
+    let opens = f64::from(outline.opens_peak_per_s) * sessions * (settings.speed.milli as f64 / 1e3).max(1.0);
     Forecast {
         sounded: true,
         curve: curve(outline, settings, factor),
-        last_due_ns: settings.speed.run_nanos(duration_ns).min(settings.for_ns),
-        opens_peak_per_s: u32::try_from(opens).unwrap_or(u32::MAX),
-        connections_peak: outline.connections_peak.saturating_mul(clones),
-        sessions: (outline.sessions as f64 * scale) as u64,
+        last_due_ns: if settings.repeat { settings.for_ns } else { round.min(settings.for_ns) },
+        opens_peak_per_s: opens.ceil() as u32,
+        connections_peak: (outline.connections_peak as f64 * sessions).ceil() as u64,
+        // In proportion, but sessions may last: as many as had connections at once were there.
+        sessions: (outline.sessions as f64 * scale * of_trace)
+            .max(outline.connections_peak.min(outline.sessions) as f64 * sessions) as u64,
         routes: Vec::new(),
         ..f
     }
@@ -140,7 +155,7 @@ fn estimate(
 
 /// The recorded curve on the axis of run time, times `factor`.
 fn curve(outline: &Outline, settings: &PlanSettings, factor: f64) -> Vec<u32> {
-    let (from, to) = (settings.from_ns / NANOS_PER_SEC, settings.to_ns.div_ceil(NANOS_PER_SEC));
+    let (from, to) = (settings.from_ns / NANOS_PER_SEC, reach(settings).div_ceil(NANOS_PER_SEC));
     let mut sums: Vec<f64> = Vec::new();
     for (second, n) in outline.per_second.iter().enumerate() {
         let second = second as u64;

@@ -13,7 +13,9 @@ use super::draw::{Salt, below, hash64};
 use super::screen::{RouteNames, Screen};
 use super::stream::EventSource;
 use super::{CapCounter, Departure, DepartureKind, Instance, PlannedRequest};
-use crate::limits::{STATIONARY_EVENTS_MAX, STATIONARY_REQUESTS_MAX, STATIONARY_SESSION_MAX};
+use crate::limits::{
+    STATIONARY_EVENTS_MAX, STATIONARY_REQUESTS_MAX, STATIONARY_REQUESTS_MIN, STATIONARY_SESSION_MAX,
+};
 use crate::trace::{AnswerFacts, EventKind};
 use crate::units::{NANOS_PER_SEC, Rate};
 
@@ -53,7 +55,9 @@ impl Sample {
         let mut looked = 0;
         while let Some(event) = source.next_event()? {
             looked += u64::from(event.at.0 >= from_ns);
-            let enough = sample.requests >= STATIONARY_REQUESTS_MAX as u64 || looked > STATIONARY_EVENTS_MAX;
+            // A handful of requests is no mix: then it is read on.
+            let tired = looked > STATIONARY_EVENTS_MAX && sample.requests >= STATIONARY_REQUESTS_MIN;
+            let enough = sample.requests >= STATIONARY_REQUESTS_MAX as u64 || tired;
             if event.at.0 >= to_ns || enough {
                 break;
             }

@@ -58,10 +58,11 @@ pub struct RewriteWords {
 }
 
 impl RewriteWords {
-    /// Whether it lives on what belongs to one session: values of answers, an account.
+    /// Whether it lives on what belongs to one session: values of answers, cookies, an account.
     #[must_use]
     pub fn has_sessions(&self) -> bool {
-        !self.rules.takes.is_empty() || self.accounts.is_some()
+        let cookies = self.rules.cookies != RecordedCookies::Drop;
+        cookies || !self.rules.takes.is_empty() || self.accounts.is_some()
     }
 
     /// Whether a secret is sent.

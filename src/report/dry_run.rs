@@ -22,6 +22,12 @@ pub struct BucketTrial {
 }
 
 impl BucketTrial {
+    /// Share of the requests tried that it would shed.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.shed as f64 / (self.shed + self.passed).max(1) as f64
+    }
+
     /// A trial at `ceiling`.
     #[must_use]
     pub fn new(ceiling: Rate) -> Self {
@@ -82,6 +88,8 @@ pub struct Asked {
     pub recorded: u64,
     /// Requests the bucket would shed at full share.
     pub bucket_shed: u64,
+    /// Requests that were tried for that: all, or those of the stretches that were looked at.
+    pub bucket_tried: u64,
     /// Steady rate, where one is asked for.
     pub rate_rps: Option<f64>,
 }
@@ -158,11 +166,13 @@ fn write(
         let shown: Vec<String> = routes.iter().take(6).map(|(r, n)| format!("{r} {n}")).collect();
         writeln!(out, "routes     {}", shown.join(", "))?;
     }
-    let share = asked.bucket_shed as f64 / c.due.max(1) as f64 * 100.0;
+    let share = asked.bucket_shed as f64 / asked.bucket_tried.max(1) as f64 * 100.0;
+    let of =
+        if f.sounded { format!(" of {} that were looked at", asked.bucket_tried) } else { String::new() };
     let warning = if share > 0.5 { "; raise [rate] max_rps or expect a capped result (G030)" } else { "" };
     writeln!(
         out,
-        "bucket     at full scale it would shed {} requests ({share:.2} %){warning}",
+        "bucket     at full scale it would shed {} requests{of} ({share:.2} %){warning}",
         asked.bucket_shed
     )?;
     lead_in(out, settings)

@@ -205,6 +205,8 @@ pub struct RunJson {
     pub rate_rps: Option<f64>,
     /// Planned peak second, requests per second.
     pub peak_rps: f64,
+    /// The trace was too long to be read before the run: `effective_scale` and `peak_rps` are estimates.
+    pub estimated: bool,
     /// Whose connections they were: `recorded` or `pool:N`.
     pub connections: String,
     /// Local addresses that they came from; empty left it to the kernel.

@@ -61,11 +61,23 @@ impl CacheLines {
                 self.aged |= value.iter().any(|b| (b'1'..=b'9').contains(b));
             }
             7 if name.eq_ignore_ascii_case("x-cache") => self.words(value),
-            12 if name.eq_ignore_ascii_case("cache-status") => self.words(value),
+            12 if name.eq_ignore_ascii_case("cache-status") => self.rfc9211(value),
             13 if name.eq_ignore_ascii_case("x-proxy-cache") => self.words(value),
             14 if name.eq_ignore_ascii_case("x-cache-status") => self.words(value),
             15 if name.eq_ignore_ascii_case("cf-cache-status") => self.words(value),
             _ => {}
+        }
+    }
+
+    /// RFC 9211, section 2: per cache a name, then `hit`, or `fwd` with the reason for which it went on.
+    fn rfc9211(&mut self, value: &[u8]) {
+        for cache in value.split(|b| *b == b',') {
+            let mut parts = cache.split(|b| *b == b';').skip(1).map(<[u8]>::trim_ascii);
+            if parts.clone().any(|p| p.eq_ignore_ascii_case(b"hit")) {
+                self.said = Some(CacheStatus::Hit);
+            } else if parts.any(|p| p.get(..4).is_some_and(|p| p.eq_ignore_ascii_case(b"fwd="))) {
+                self.said.get_or_insert(CacheStatus::Miss);
+            }
         }
     }
 
@@ -77,7 +89,7 @@ impl CacheLines {
             let is = |known: &&[u8]| known.eq_ignore_ascii_case(word);
             if HITS.iter().any(&is) {
                 self.said = Some(CacheStatus::Hit);
-            } else if MISSES.iter().any(is) || word.eq_ignore_ascii_case(b"fwd") {
+            } else if MISSES.iter().any(is) {
                 self.said.get_or_insert(CacheStatus::Miss);
             }
         }
@@ -99,7 +111,7 @@ mod tests {
         use CacheStatus::{Hit, Miss};
         type Lines = &'static [(&'static str, &'static str)];
         #[rustfmt::skip]
-        let table: [(Lines, Option<CacheStatus>); 16] = [
+        let table: [(Lines, Option<CacheStatus>); 20] = [
             (&[], None),
             (&[("X-Cache", "HIT")], Some(Hit)),
             (&[("x-cache", "Hit from cloudfront")], Some(Hit)),
@@ -112,6 +124,10 @@ mod tests {
             (&[("X-Cache-Status", "EXPIRED")], Some(Miss)),
             (&[("Cache-Status", "ExampleCache; hit; ttl=376")], Some(Hit)),
             (&[("Cache-Status", "Origin; fwd=uri-miss; stored")], Some(Miss)),
+            (&[("Cache-Status", "Edge; fwd=stale; fwd-status=304")], Some(Miss)),
+            (&[("Cache-Status", "Hit-Edge; fwd=uri-miss")], Some(Miss)),
+            (&[("Cache-Status", "Edge; fwd=miss, Origin;hit")], Some(Hit)),
+            (&[("Cache-Status", "Edge; detail=hit")], None),
             (&[("Age", "17")], Some(Hit)),
             (&[("Age", "0")], None),
             (&[("Age", "17"), ("X-Cache", "MISS")], Some(Miss)),
