@@ -146,7 +146,7 @@ pub const REASSEMBLY_SEGMENTS_MAX: usize = 1_024;
 pub const GAP_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// Connections tracked at once; the longest idle is closed to make room, and counted.
-pub const FLOWS_MAX: usize = 200_000;
+pub const FLOWS_MAX: usize = 100_000;
 
 /// Idle time after which a connection is taken as ended.
 pub const FLOW_IDLE_MAX: Duration = Duration::from_secs(600);
@@ -159,6 +159,28 @@ pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 
 /// Connections of the plan that a worker remembers, so that each is counted once.
 pub const PLANNED_CONNECTIONS_MAX: usize = 400_000;
+
+/// Longest IP datagram.
+pub const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Datagrams put together at once: 64 MiB at the very most.
+pub const FRAGMENTED_MAX: usize = 1_024;
+
+/// Capture time that a datagram may stay incomplete.
+pub const FRAGMENT_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// Capture time for which copies of segments of a connection that is over are known as such.
+pub const OVER_KEPT: Duration = Duration::from_secs(120);
+
+/// Bytes of a connection held until it is known which side is the client.
+pub const EARLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of all connections of a capture held at once, out of order or unfinished; the one that asks for more is closed,
+/// and counted.
+pub const CAPTURE_HELD_BYTES_MAX: usize = 96 * 1024 * 1024;
+
+/// Capture time after which requests of a connection whose server was never heard leave without an answer.
+pub const ONE_SIDED_AFTER: Duration = Duration::from_secs(10);
 
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;

@@ -14,14 +14,14 @@ use crate::units::WallTime;
 const ACKED_WAIT: Duration = Duration::from_secs(1);
 
 /// A piece of a byte stream, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
     /// Bytes and the time at which their first copy was captured.
     Data {
         /// When.
         at: WallTime,
         /// What.
-        bytes: Vec<u8>,
+        bytes: &'a [u8],
     },
     /// Bytes that were never seen.
     Gap {
@@ -29,6 +29,9 @@ pub enum Piece {
         len: u64,
     },
 }
+
+/// Takes the pieces as they come into order.
+pub type Sink<'s> = &'s mut dyn FnMut(Piece<'_>);
 
 #[derive(Debug, Clone)]
 struct Held {
@@ -94,8 +97,20 @@ impl Reassembler {
         }
     }
 
-    /// Takes one segment and appends what is in order now to `out`.
-    pub fn push(&mut self, at: WallTime, seq: u32, bytes: &[u8], missing: u32, out: &mut Vec<Piece>) {
+    /// Whether everything before the sequence number `fin` has come in order; also where nothing of this side was seen.
+    #[must_use]
+    pub fn is_whole_to(&self, fin: u32) -> bool {
+        self.held.is_empty() && self.next.is_none_or(|(seq, _)| fin.wrapping_sub(seq).cast_signed() <= 1)
+    }
+
+    /// Bytes held out of order.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Takes one segment and gives what is in order now to `out`.
+    pub fn push(&mut self, at: WallTime, seq: u32, bytes: &[u8], missing: u32, out: Sink<'_>) {
         if bytes.is_empty() && missing == 0 {
             return;
         }
@@ -109,18 +124,17 @@ impl Reassembler {
         // The part in front of the next byte wanted was seen before.
         let skip = usize::try_from((next.cast_signed() - start).max(0)).unwrap_or(0);
         let seen_missing = skip.saturating_sub(bytes.len()) as u32;
-        let held = Held {
-            at,
-            bytes: bytes.get(skip..).unwrap_or(&[]).to_vec(),
-            missing: missing - seen_missing.min(missing),
-        };
+        let (bytes, missing) = (bytes.get(skip..).unwrap_or(&[]), missing - seen_missing.min(missing));
         let start = u64::try_from(start.max(next.cast_signed())).unwrap_or(next);
         if start == next {
-            self.emit(held, out);
+            // In order, as nearly all are: not copied.
+            self.emit(at, bytes, missing, out);
         } else {
-            self.hold(start, held);
+            self.hold(start, Held { at, bytes: bytes.to_vec(), missing });
         }
-        self.drain(at, out);
+        if !self.held.is_empty() {
+            self.drain(at, out);
+        }
     }
 
     fn hold(&mut self, start: u64, held: Held) {
@@ -142,26 +156,25 @@ impl Reassembler {
         }
     }
 
-    fn emit(&mut self, held: Held, out: &mut Vec<Piece>) {
-        let (n, missing) = (held.bytes.len() as u64, u64::from(held.missing));
-        if n > 0 {
-            out.push(Piece::Data { at: held.at, bytes: held.bytes });
+    fn emit(&mut self, at: WallTime, bytes: &[u8], missing: u32, out: Sink<'_>) {
+        if !bytes.is_empty() {
+            out(Piece::Data { at, bytes });
         }
-        self.advance(n);
+        self.advance(bytes.len() as u64);
         if missing > 0 {
-            self.gap(missing, out);
+            self.gap(u64::from(missing), out);
         }
     }
 
-    fn gap(&mut self, len: u64, out: &mut Vec<Piece>) {
+    fn gap(&mut self, len: u64, out: Sink<'_>) {
         self.counts.gaps += 1;
         self.counts.gap_bytes += len;
-        out.push(Piece::Gap { len });
+        out(Piece::Gap { len });
         self.advance(len);
     }
 
     /// Emits all that is in order, and gives up on holes for which there is evidence.
-    fn drain(&mut self, now: WallTime, out: &mut Vec<Piece>) {
+    fn drain(&mut self, now: WallTime, out: Sink<'_>) {
         while let Some((&start, first)) = self.held.first_key_value() {
             let next = self.next.map_or(start, |(_, off)| off);
             if start > next && !self.is_lost(start, first.at, now) {
@@ -180,7 +193,7 @@ impl Reassembler {
         full || age >= GAP_AGE_MAX || (self.acked >= hole_end && age >= ACKED_WAIT)
     }
 
-    fn emit_first(&mut self, out: &mut Vec<Piece>) {
+    fn emit_first(&mut self, out: Sink<'_>) {
         let Some((start, mut held)) = self.held.pop_first() else { return };
         self.held_bytes -= held.bytes.len();
         let next = self.next.map_or(start, |(_, off)| off);
@@ -190,17 +203,19 @@ impl Reassembler {
             return;
         }
         held.missing -= (overlap.saturating_sub(held.bytes.len()) as u32).min(held.missing);
-        held.bytes.drain(..overlap.min(held.bytes.len()));
-        self.emit(held, out);
+        let bytes = held.bytes.get(overlap.min(held.bytes.len())..).unwrap_or_default();
+        self.emit(held.at, bytes, held.missing, out);
     }
 
     /// Time has passed without a segment: gives up on holes that are old enough.
-    pub fn tick(&mut self, now: WallTime, out: &mut Vec<Piece>) {
-        self.drain(now, out);
+    pub fn tick(&mut self, now: WallTime, out: Sink<'_>) {
+        if !self.held.is_empty() {
+            self.drain(now, out);
+        }
     }
 
     /// The connection has ended: emits everything, with holes where bytes are missing.
-    pub fn finish(&mut self, out: &mut Vec<Piece>) {
+    pub fn finish(&mut self, out: Sink<'_>) {
         while let Some((&start, _)) = self.held.first_key_value() {
             let next = self.next.map_or(start, |(_, off)| off);
             if start > next {
@@ -221,12 +236,12 @@ mod tests {
         WallTime(1_000_000_000_000 + ms * 1_000_000)
     }
 
-    fn text(pieces: &[Piece]) -> String {
-        let one = |p: &Piece| match p {
-            Piece::Data { bytes, .. } => String::from_utf8_lossy(bytes).into_owned(),
-            Piece::Gap { len } => format!("<{len}>"),
-        };
-        pieces.iter().map(one).collect()
+    /// Appends what comes into order, with the length of holes in angles.
+    fn to(out: &mut String) -> impl FnMut(Piece<'_>) {
+        |p| match p {
+            Piece::Data { bytes, .. } => out.push_str(&String::from_utf8_lossy(bytes)),
+            Piece::Gap { len } => out.push_str(&format!("<{len}>")),
+        }
     }
 
     #[test]
@@ -241,53 +256,53 @@ mod tests {
             (&[(5, "ef"), (1, "abcdXX"), (7, "g")], "abcdXXg"),
         ];
         for (segments, want) in table {
-            let (mut r, mut out) = (Reassembler::default(), Vec::new());
+            let (mut r, mut out) = (Reassembler::default(), String::new());
             r.begin(0);
-            segments.iter().for_each(|(seq, s)| r.push(at(0), *seq, s.as_bytes(), 0, &mut out));
-            assert_eq!(text(&out), want, "{segments:?}");
+            segments.iter().for_each(|(seq, s)| r.push(at(0), *seq, s.as_bytes(), 0, &mut to(&mut out)));
+            assert_eq!(out, want, "{segments:?}");
         }
     }
 
     #[test]
     fn a_hole_is_lost_only_on_evidence() {
         let start = || {
-            let (mut r, mut out) = (Reassembler::default(), Vec::new());
+            let (mut r, mut out) = (Reassembler::default(), String::new());
             r.begin(0);
-            r.push(at(0), 1, b"ab", 0, &mut out);
-            r.push(at(10), 6, b"f", 0, &mut out);
+            r.push(at(0), 1, b"ab", 0, &mut to(&mut out));
+            r.push(at(10), 6, b"f", 0, &mut to(&mut out));
             (r, out)
         };
         let (mut r, mut out) = start();
-        r.tick(at(20_000), &mut out);
-        assert_eq!(text(&out), "ab", "20 s without an acknowledgement prove nothing");
-        r.tick(at(30_010), &mut out);
-        assert_eq!(text(&out), "ab<3>f");
+        r.tick(at(20_000), &mut to(&mut out));
+        assert_eq!(out, "ab", "20 s without an acknowledgement prove nothing");
+        r.tick(at(30_010), &mut to(&mut out));
+        assert_eq!(out, "ab<3>f");
         let (mut r, mut out) = start();
         r.acknowledge(7);
-        r.tick(at(500), &mut out);
-        assert_eq!(text(&out), "ab", "a queue may still deliver it");
-        r.tick(at(1_011), &mut out);
-        assert_eq!(text(&out), "ab<3>f");
+        r.tick(at(500), &mut to(&mut out));
+        assert_eq!(out, "ab", "a queue may still deliver it");
+        r.tick(at(1_011), &mut to(&mut out));
+        assert_eq!(out, "ab<3>f");
         let (mut r, mut out) = start();
-        r.finish(&mut out);
-        assert_eq!((text(&out).as_str(), r.counts().gap_bytes), ("ab<3>f", 3));
+        r.finish(&mut to(&mut out));
+        assert_eq!((out.as_str(), r.counts().gap_bytes), ("ab<3>f", 3));
     }
 
     #[test]
     fn bytes_cut_by_the_snapshot_length_are_a_gap_of_known_size() {
-        let (mut r, mut out) = (Reassembler::default(), Vec::new());
+        let (mut r, mut out) = (Reassembler::default(), String::new());
         r.begin(0);
-        r.push(at(0), 1, b"abc", 5, &mut out);
-        r.push(at(0), 9, b"z", 0, &mut out);
-        assert_eq!(text(&out), "abc<5>z");
+        r.push(at(0), 1, b"abc", 5, &mut to(&mut out));
+        r.push(at(0), 9, b"z", 0, &mut to(&mut out));
+        assert_eq!(out, "abc<5>z");
     }
 
     #[test]
     fn the_buffer_is_bounded() {
-        let (mut r, mut out) = (Reassembler::default(), Vec::new());
+        let (mut r, mut out) = (Reassembler::default(), String::new());
         r.begin(0);
         for i in 0..2_000u32 {
-            r.push(at(0), 10 + i * 2_000, &[b'x'; 1_000], 0, &mut out);
+            r.push(at(0), 10 + i * 2_000, &[b'x'; 1_000], 0, &mut to(&mut out));
             assert!(r.held_bytes <= REASSEMBLY_BYTES_MAX + 1_000);
         }
         assert!(r.counts().gaps > 0);
@@ -304,10 +319,9 @@ mod tests {
             let mut parts: Vec<(usize, usize)> = cuts.windows(2).map(|w| (w[0], w[1])).collect();
             let n = parts.len();
             for i in 0..n { parts.swap(i, (crate::capture::mix64(order ^ i as u64) as usize) % n); }
-            let (mut r, mut out) = (Reassembler::default(), Vec::new());
+            let (mut r, mut got) = (Reassembler::default(), Vec::new());
             r.begin(isn.wrapping_sub(1));
-            for (a, b) in parts { r.push(at(0), isn.wrapping_add(a as u32), &data[a..b], 0, &mut out); }
-            let got: Vec<u8> = out.iter().flat_map(|p| match p { Piece::Data { bytes, .. } => bytes.clone(), Piece::Gap { .. } => vec![] }).collect();
+            for (a, b) in parts { r.push(at(0), isn.wrapping_add(a as u32), &data[a..b], 0, &mut |p| if let Piece::Data { bytes, .. } = p { got.extend_from_slice(bytes); }); }
             prop_assert_eq!(got, data);
             prop_assert_eq!(r.counts().gaps, 0);
         }

@@ -12,6 +12,7 @@
 pub mod access_log;
 pub mod calendar;
 pub mod flow;
+pub mod fragments;
 pub mod frame;
 pub mod order;
 pub mod pairing;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::flow::Piece;
 use super::redact;
 use super::{RawEvent, flow::FlowCounts};
-use crate::limits::PIPELINE_MAX;
+use crate::limits::{ONE_SIDED_AFTER, PIPELINE_MAX};
 use crate::trace::{
     ConnectionEvent, EventKind, Fact, Item, Ledger, Provenance, RequestFacts, RequestShape, Scheme,
 };
@@ -56,6 +56,11 @@ pub struct Pairing {
     open_sent: bool,
     last_at: WallTime,
     over: bool,
+    /// Something of the server's side was seen.
+    heard_server: bool,
+    /// Answers can no longer be told apart.
+    unpairable: bool,
+    waiting_bytes: usize,
 }
 
 impl Pairing {
@@ -73,6 +78,9 @@ impl Pairing {
             open_sent: false,
             last_at: at,
             over: false,
+            heard_server: false,
+            unpairable: false,
+            waiting_bytes: 0,
         }
     }
 
@@ -82,25 +90,49 @@ impl Pairing {
         self.open_sent || !self.waiting.is_empty()
     }
 
-    /// Takes pieces of the client's byte stream.
-    pub fn client(&mut self, pieces: Vec<Piece>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        for piece in pieces {
-            match piece {
-                Piece::Gap { len } => {
-                    let event = self.requests.gap(Some(len));
-                    self.on_request_event(event, self.last_at, ledger);
+    /// Takes a piece of the client's byte stream.
+    pub fn client(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        match piece {
+            Piece::Gap { len } => {
+                let event = self.requests.gap(Some(len));
+                self.on_request_event(event, self.last_at, ledger, out);
+            }
+            Piece::Data { at, bytes } => {
+                self.last_at = self.last_at.max(at);
+                let mut rest = bytes;
+                loop {
+                    let (n, event) = self.requests.advance(rest, Asked::Other);
+                    let stop = n == 0 && event.is_none();
+                    rest = &rest[n..];
+                    self.on_request_event(event, at, ledger, out);
+                    if stop {
+                        break;
+                    }
                 }
-                Piece::Data { at, bytes } => {
-                    self.last_at = self.last_at.max(at);
-                    let mut rest = bytes.as_slice();
-                    loop {
-                        let (n, event) = self.requests.advance(rest, Asked::Other);
-                        let stop = n == 0 && event.is_none();
-                        rest = &rest[n..];
-                        self.on_request_event(event, at, ledger);
-                        if stop {
-                            break;
-                        }
+            }
+        }
+        self.flush_done(out);
+        self.give_up_old(ledger, out);
+    }
+
+    /// Takes a piece of the server's byte stream.
+    pub fn server(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        self.heard_server = true;
+        match piece {
+            Piece::Gap { len } => {
+                let event = self.responses.gap(Some(len));
+                self.on_response_event(event, self.last_at, ledger, out);
+            }
+            Piece::Data { at, bytes } => {
+                self.last_at = self.last_at.max(at);
+                let mut rest = bytes;
+                loop {
+                    let (n, event) = self.responses.advance(rest, self.asked());
+                    let stop = n == 0 && event.is_none();
+                    rest = &rest[n..];
+                    self.on_response_event(event, at, ledger, out);
+                    if stop {
+                        break;
                     }
                 }
             }
@@ -108,30 +140,18 @@ impl Pairing {
         self.flush_done(out);
     }
 
-    /// Takes pieces of the server's byte stream.
-    pub fn server(&mut self, pieces: Vec<Piece>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        for piece in pieces {
-            match piece {
-                Piece::Gap { len } => {
-                    let event = self.responses.gap(Some(len));
-                    self.on_response_event(event, self.last_at, ledger, out);
-                }
-                Piece::Data { at, bytes } => {
-                    self.last_at = self.last_at.max(at);
-                    let mut rest = bytes.as_slice();
-                    loop {
-                        let (n, event) = self.responses.advance(rest, self.asked());
-                        let stop = n == 0 && event.is_none();
-                        rest = &rest[n..];
-                        self.on_response_event(event, at, ledger, out);
-                        if stop {
-                            break;
-                        }
-                    }
-                }
-            }
+    /// Of a capture that has the clients' side only, requests need not wait for answers.
+    fn give_up_old(&mut self, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let old = |p: &Pending| self.last_at.0.saturating_sub(p.at.0) > ONE_SIDED_AFTER.as_nanos() as u64;
+        if !self.heard_server && self.waiting.front().is_some_and(old) {
+            self.give_up_pairs(ledger, out);
         }
-        self.flush_done(out);
+    }
+
+    /// Bytes held, roughly.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.requests.held_bytes() + self.responses.held_bytes() + self.waiting_bytes
     }
 
     /// What the next response answers.
@@ -139,7 +159,13 @@ impl Pairing {
         self.waiting.iter().find(|p| p.answer.is_none()).map_or(Asked::Other, |p| p.asked)
     }
 
-    fn on_request_event(&mut self, event: Option<Event>, at: WallTime, ledger: &mut Ledger) {
+    fn on_request_event(
+        &mut self,
+        event: Option<Event>,
+        at: WallTime,
+        ledger: &mut Ledger,
+        out: &mut Vec<RawEvent>,
+    ) {
         match event {
             None | Some(Event::Response(_)) => {}
             Some(Event::Start) => self.request_began = Some(at),
@@ -150,10 +176,12 @@ impl Pairing {
                 let pending =
                     Pending { at, shape, asked, body_len: None, status: None, cache: None, answer: None };
                 if self.waiting.len() >= PIPELINE_MAX {
-                    ledger.count(Item::LostRequests);
-                } else {
-                    self.waiting.push_back(pending);
+                    // Requests are worth more than pairs: from here on none can be told.
+                    self.unpairable |= self.heard_server;
+                    self.give_up_pairs(ledger, out);
                 }
+                self.waiting_bytes += pending.shape.weight();
+                self.waiting.push_back(pending);
             }
             Some(Event::End { body_len, damaged }) => {
                 if let Some(p) = self.waiting.iter_mut().rev().find(|p| p.body_len.is_none()) {
@@ -164,9 +192,7 @@ impl Pairing {
             Some(Event::Lost(loss)) => {
                 ledger.count(if loss == Loss::Gap { Item::LostRequests } else { Item::MalformedRequests });
                 // A head that was already queued without its body is not a usable request.
-                if self.waiting.back().is_some_and(|p| p.body_len.is_none()) {
-                    self.waiting.pop_back();
-                }
+                self.drop_unfinished();
             }
             Some(Event::Over(over)) => self.on_over(over, ledger),
         }
@@ -196,6 +222,9 @@ impl Pairing {
         match event {
             None | Some(Event::Start | Event::Request(_)) => {}
             Some(Event::Response(head)) => {
+                if self.unpairable {
+                    return ledger.count(Item::UnpairedResponses);
+                }
                 let front = self.waiting.iter_mut().find(|p| p.answer.is_none());
                 let tunnel = head.status == 101
                     || front.as_ref().is_some_and(|p| p.asked == Asked::Connect && head.status / 100 == 2);
@@ -240,6 +269,15 @@ impl Pairing {
         }
     }
 
+    /// The last request has no whole body.
+    fn drop_unfinished(&mut self) {
+        if self.waiting.back().is_some_and(|p| p.body_len.is_none())
+            && let Some(pending) = self.waiting.pop_back()
+        {
+            self.waiting_bytes -= pending.shape.weight();
+        }
+    }
+
     fn flush_done(&mut self, out: &mut Vec<RawEvent>) {
         while self.waiting.front().is_some_and(|p| p.body_len.is_some() && p.answer.is_some()) {
             if let Some(pending) = self.waiting.pop_front() {
@@ -249,6 +287,7 @@ impl Pairing {
     }
 
     fn emit(&mut self, pending: Pending, out: &mut Vec<RawEvent>) {
+        self.waiting_bytes -= pending.shape.weight();
         if !self.open_sent {
             self.open_sent = true;
             let (opened, arrival) = self.opened;
@@ -282,9 +321,7 @@ impl Pairing {
         self.on_response_event(last, self.last_at, ledger, out);
         if self.requests.finish().is_some() {
             ledger.count(Item::IncompleteRequests);
-            if self.waiting.back().is_some_and(|p| p.body_len.is_none()) {
-                self.waiting.pop_back();
-            }
+            self.drop_unfinished();
         }
         self.flush_done(out);
         self.give_up_pairs(ledger, out);
@@ -308,8 +345,8 @@ pub fn count_flow(counts: FlowCounts, ledger: &mut Ledger) {
 mod tests {
     use super::*;
 
-    fn data(ms: u64, bytes: &str) -> Vec<Piece> {
-        vec![Piece::Data { at: WallTime(ms * 1_000_000), bytes: bytes.as_bytes().to_vec() }]
+    fn data(ms: u64, bytes: &str) -> Piece<'_> {
+        Piece::Data { at: WallTime(ms * 1_000_000), bytes: bytes.as_bytes() }
     }
 
     fn requests(out: &[RawEvent]) -> Vec<(u64, String, Option<u16>, Option<u64>)> {
@@ -363,6 +400,23 @@ mod tests {
         assert_eq!(requests(&out), [(1, "/a".to_owned(), None, None)]);
         assert_eq!(ledger.get(Item::UnpairedRequests), Some(1));
         assert_eq!(ledger.get(Item::IncompleteRequests), Some(1));
+    }
+
+    /// More requests than may wait are kept all the same: without answers, in time.
+    #[test]
+    fn a_long_one_sided_connection_loses_nothing() {
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        for i in 0..1_000u64 {
+            p.client(data(i * 100, "GET /a HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
+            let late = requests(&out).len() as u64 + 256 < i;
+            assert!(!late && p.held_bytes() < 64 * 1024, "{i}: they leave before the connection ends");
+        }
+        p.finish(WallTime(100_000_000_000), true, &mut ledger, &mut out);
+        assert_eq!(
+            (requests(&out).len(), ledger.get(Item::LostRequests), p.held_bytes()),
+            (1_000, Some(0), 0)
+        );
     }
 
     #[test]

@@ -1,22 +1,32 @@
 //! Frames to events: the table of connections.
 //!
-//! A connection is known by both endpoints and its VLAN tags. The same endpoints make a new connection on
+//! A connection is known by both endpoints and the VLANs and tunnels around it. The same endpoints make a new connection on
 //! a SYN with another sequence number or after a long silence. Which side is the client is decided by the
 //! SYN, else by content: never by port.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::RawEvent;
 use super::flow::{Piece, Reassembler};
-use super::frame::{self, Endpoint, LinkType, Segment};
+use super::fragments::Fragments;
+use super::frame::{self, Endpoint, LinkType, Scope, Segment};
 use super::pairing::{Pairing, count_flow};
-use crate::limits::{FLOW_IDLE_MAX, FLOWS_MAX};
+use crate::limits::{
+    CAPTURE_HELD_BYTES_MAX, EARLY_BYTES_MAX, FLOW_IDLE_MAX, FLOWS_MAX, OVER_KEPT, REASSEMBLY_SEGMENTS_MAX,
+};
+use crate::lookup::Lookup;
 use crate::trace::{Item, Ledger};
 use crate::units::WallTime;
 use crate::wire::head::{looks_like_request, looks_like_response};
 
-type Key = ([u16; 2], Endpoint, Endpoint);
+type Key = (Scope, Endpoint, Endpoint);
+
+/// A piece from before it was known who is the client.
+#[derive(Debug)]
+enum Early {
+    Data(WallTime, Vec<u8>),
+    Gap(u64),
+}
 
 /// One connection. `low` is the endpoint that sorts first.
 #[derive(Debug)]
@@ -26,23 +36,33 @@ struct Flow {
     high: Reassembler,
     /// Whether the low endpoint is the client, once known.
     client_is_low: Option<bool>,
-    /// Pieces from before that was known.
-    early: Vec<(bool, Piece)>,
+    /// Pieces from before that was known, and their bytes.
+    early: Vec<(bool, Early)>,
+    early_bytes: usize,
     client_isn: Option<u32>,
     last_at: WallTime,
-    /// FIN seen from the low and from the high endpoint: copies of one are one.
-    fins: (bool, bool),
+    /// The sequence number behind it.
+    fins: (Option<u32>, Option<u32>),
+    reset: bool,
+    /// All is said: what still comes are copies.
     ended: bool,
+    /// Bytes it held when last looked.
+    held: usize,
 }
 
 /// Turns frames into raw events.
 #[derive(Debug, Default)]
 pub struct Recorder {
-    flows: BTreeMap<Key, Flow>,
+    flows: Lookup<Key, Flow>,
+    /// Connections that are over, with the client's first sequence number and when: copies still come.
+    over: Lookup<Key, (Option<u32>, WallTime)>,
+    fragments: Fragments,
     next_owner: u64,
     ledger: Ledger,
     out: Vec<RawEvent>,
     last_sweep: WallTime,
+    /// Bytes that all connections hold.
+    held: usize,
 }
 
 impl Recorder {
@@ -54,19 +74,26 @@ impl Recorder {
         if bytes.len() < sent_len {
             self.ledger.count(Item::Truncated);
         }
-        match frame::parse(link, at, bytes) {
-            Ok(segment) => self.segment(&segment),
-            Err(item) => self.ledger.count(item),
+        // Out of its place, because segments are taken while it is read.
+        let mut fragments = std::mem::take(&mut self.fragments);
+        let read = frame::parse(link, at, bytes, &mut fragments, &mut |segment| self.segment(segment));
+        self.ledger.add(Item::FragmentsLost, fragments.take_lost(false));
+        self.fragments = fragments;
+        if let Err(item) = read {
+            self.ledger.count(item);
         }
     }
 
     fn segment(&mut self, s: &Segment<'_>) {
         let from_low = s.from <= s.to;
-        let key = if from_low { (s.vlans, s.from, s.to) } else { (s.vlans, s.to, s.from) };
+        let key = if from_low { (s.scope, s.from, s.to) } else { (s.scope, s.to, s.from) };
         if self.flows.get(&key).is_some_and(|f| f.is_other(s)) {
             self.close(key, false);
         }
-        if !self.flows.contains_key(&key) {
+        if self.flows.get(&key).is_none() {
+            if self.is_copy(&key, s) {
+                return self.ledger.count(Item::Duplicates);
+            }
             if s.payload.is_empty() && s.missing == 0 && !s.syn {
                 return; // the tail of a connection that is over
             }
@@ -76,10 +103,31 @@ impl Recorder {
         let (ledger, out) = (&mut self.ledger, &mut self.out);
         let Some(flow) = self.flows.get_mut(&key) else { return };
         flow.take(s, from_low, ledger, out);
-        if flow.ended {
+        let held = flow.held_bytes();
+        self.held = self.held + held - flow.held;
+        flow.held = held;
+        let (ended, isn) = (flow.ended, flow.client_isn);
+        if ended {
             self.close(key, true);
+            if self.over.len() < FLOWS_MAX {
+                self.over.insert(key, (isn, s.at));
+            }
+        } else if self.held > CAPTURE_HELD_BYTES_MAX {
+            self.ledger.count(Item::ConnectionsEvicted);
+            self.close(key, false);
         }
         self.sweep(s.at);
+    }
+
+    /// Whether a segment belongs to a connection that ended just now.
+    fn is_copy(&mut self, key: &Key, s: &Segment<'_>) -> bool {
+        let Some((isn, at)) = self.over.get(key) else { return false };
+        let old = s.at.0.saturating_sub(at.0) > OVER_KEPT.as_nanos() as u64;
+        let new = old || (s.syn && s.ack.is_none() && *isn != Some(s.seq));
+        if new {
+            self.over.remove(key);
+        }
+        !new
     }
 
     fn open(&mut self, key: Key, s: &Segment<'_>, from_low: bool) {
@@ -96,20 +144,26 @@ impl Recorder {
             high: Reassembler::default(),
             client_is_low,
             early: Vec::new(),
+            early_bytes: 0,
             client_isn: None,
             last_at: s.at,
-            fins: (false, false),
+            fins: (None, None),
+            reset: false,
             ended: false,
+            held: 0,
         };
         self.flows.insert(key, flow);
     }
 
-    /// Closes the longest idle connection when the table is full.
+    /// When the table is full, closes those that have been silent longest: a hundredth of them, so that it is seldom done.
     fn make_room(&mut self) {
         if self.flows.len() < FLOWS_MAX {
             return;
         }
-        if let Some(key) = self.flows.iter().min_by_key(|(_, f)| f.last_at).map(|(k, _)| *k) {
+        let mut silent: Vec<(WallTime, Key)> = Vec::with_capacity(self.flows.len());
+        self.flows.for_each_sorted(|key, flow| silent.push((flow.last_at, *key)));
+        silent.sort_unstable();
+        for (_, key) in silent.into_iter().take(FLOWS_MAX / 100) {
             self.ledger.count(Item::ConnectionsEvicted);
             self.close(key, false);
         }
@@ -123,19 +177,36 @@ impl Recorder {
         }
         self.last_sweep = now;
         let idle = |f: &Flow| now.0.saturating_sub(f.last_at.0) > FLOW_IDLE_MAX.as_nanos() as u64;
-        let old: Vec<Key> = self.flows.iter().filter(|(_, f)| idle(f)).map(|(k, _)| *k).collect();
-        for key in old {
-            self.close(key, false);
+        let old = self.flows.take_if(|_, f| idle(f));
+        for (_, flow) in old {
+            self.finish_flow(flow, false);
         }
-        for flow in self.flows.values_mut() {
-            flow.tick(now, &mut self.ledger, &mut self.out);
+        // Said to be over, and nothing came since: what is missing will not come.
+        let quiet = |f: &Flow| now.0.saturating_sub(f.last_at.0) > ten_seconds;
+        let said = self.flows.take_if(|_, f| (f.reset || matches!(f.fins, (Some(_), Some(_)))) && quiet(f));
+        for (key, flow) in said {
+            self.over.insert(key, (flow.client_isn, flow.last_at));
+            self.finish_flow(flow, true);
         }
+        self.over.take_if(|_, (_, at)| now.0.saturating_sub(at.0) > OVER_KEPT.as_nanos() as u64);
+        let (ledger, out, all) = (&mut self.ledger, &mut self.out, &mut self.held);
+        self.flows.for_each_sorted(|_, flow| {
+            flow.tick(now, ledger, out);
+            let held = flow.held_bytes();
+            *all = *all + held - flow.held;
+            flow.held = held;
+        });
     }
 
     fn close(&mut self, key: Key, seen: bool) {
-        if let Some(mut flow) = self.flows.remove(&key) {
-            flow.finish(seen, &mut self.ledger, &mut self.out);
+        if let Some(flow) = self.flows.remove(&key) {
+            self.finish_flow(flow, seen);
         }
+    }
+
+    fn finish_flow(&mut self, mut flow: Flow, seen: bool) {
+        self.held -= flow.held;
+        flow.finish(seen, &mut self.ledger, &mut self.out);
     }
 
     /// Events that are complete.
@@ -151,10 +222,11 @@ impl Recorder {
     /// Ends all connections and gives the last events and the ledger.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {
-        // In a fixed order, so that the same input always gives the same output.
-        let keys: Vec<Key> = self.flows.keys().copied().collect();
-        for key in keys {
-            self.close(key, false);
+        let lost = self.fragments.take_lost(true);
+        self.ledger.add(Item::FragmentsLost, lost);
+        // In the order of their keys, so that the same input always gives the same output.
+        for (_, flow) in self.flows.take_if(|_, _| true) {
+            self.finish_flow(flow, false);
         }
         (self.out, self.ledger)
     }
@@ -170,88 +242,116 @@ impl Flow {
 
     fn take(&mut self, s: &Segment<'_>, from_low: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         self.last_at = self.last_at.max(s.at);
-        let (mut pieces, mut peers) = (Vec::new(), Vec::new());
-        {
-            let (mine, peer) =
-                if from_low { (&mut self.low, &mut self.high) } else { (&mut self.high, &mut self.low) };
-            if s.syn {
-                if s.ack.is_none() {
-                    self.client_isn.get_or_insert(s.seq);
-                }
-                if !mine.has_begun() {
-                    mine.begin(s.seq);
-                }
+        let Self { low, high, client_is_low, early, early_bytes, pairing, .. } = self;
+        let (mine, peer) = if from_low { (low, high) } else { (high, low) };
+        if s.syn {
+            if s.ack.is_none() {
+                self.client_isn.get_or_insert(s.seq);
             }
-            if let Some(ack) = s.ack {
-                peer.acknowledge(ack);
+            if !mine.has_begun() {
+                mine.begin(s.seq);
             }
-            let seq = if s.syn { s.seq.wrapping_add(1) } else { s.seq };
-            mine.push(s.at, seq, s.payload, s.missing, &mut pieces);
-            // An acknowledgement may be the evidence that a hole of the other side waits for.
-            peer.tick(s.at, &mut peers);
         }
-        self.deliver(!from_low, peers, ledger, out);
-        self.deliver(from_low, pieces, ledger, out);
-        let fin = if from_low { &mut self.fins.0 } else { &mut self.fins.1 };
-        *fin |= s.fin;
-        self.ended = s.rst || self.fins == (true, true);
+        if let Some(ack) = s.ack {
+            peer.acknowledge(ack);
+        }
+        let mut to = Delivery { client_is_low, early, early_bytes, pairing };
+        // An acknowledgement may be the evidence that a hole of the other side waits for.
+        peer.tick(s.at, &mut |piece| to.deliver(!from_low, piece, ledger, out));
+        let seq = if s.syn { s.seq.wrapping_add(1) } else { s.seq };
+        mine.push(s.at, seq, s.payload, s.missing, &mut |piece| to.deliver(from_low, piece, ledger, out));
+        if s.fin {
+            let behind = seq.wrapping_add(s.payload.len() as u32).wrapping_add(s.missing);
+            let fin = if from_low { &mut self.fins.0 } else { &mut self.fins.1 };
+            fin.get_or_insert(behind);
+        }
+        self.reset |= s.rst;
+        let whole = |side: &Reassembler, fin: Option<u32>| fin.is_some_and(|f| side.is_whole_to(f));
+        let both = whole(&self.low, self.fins.0) && whole(&self.high, self.fins.1);
+        self.ended = both || (self.reset && self.low.held_bytes() + self.high.held_bytes() == 0);
     }
 
-    fn deliver(&mut self, from_low: bool, pieces: Vec<Piece>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        if pieces.is_empty() {
-            return;
-        }
-        if self.client_is_low.is_none() {
-            self.client_is_low = guess_client(from_low, &pieces);
-        }
-        let Some(client_is_low) = self.client_is_low else {
-            if self.early.len() < crate::limits::REASSEMBLY_SEGMENTS_MAX {
-                self.early.extend(pieces.into_iter().map(|p| (from_low, p)));
-            }
-            return;
-        };
-        let early = std::mem::take(&mut self.early);
-        for (low, piece) in early.into_iter().chain(pieces.into_iter().map(|p| (from_low, p))) {
-            if low == client_is_low {
-                self.pairing.client(vec![piece], ledger, out);
-            } else {
-                self.pairing.server(vec![piece], ledger, out);
-            }
-        }
+    fn held_bytes(&self) -> usize {
+        self.low.held_bytes() + self.high.held_bytes() + self.early_bytes + self.pairing.held_bytes()
     }
 
     fn tick(&mut self, now: WallTime, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        let (mut low, mut high) = (Vec::new(), Vec::new());
-        self.low.tick(now, &mut low);
-        self.high.tick(now, &mut high);
-        self.deliver(true, low, ledger, out);
-        self.deliver(false, high, ledger, out);
+        let Self { low, high, client_is_low, early, early_bytes, pairing, .. } = self;
+        let mut to = Delivery { client_is_low, early, early_bytes, pairing };
+        low.tick(now, &mut |piece| to.deliver(true, piece, ledger, out));
+        high.tick(now, &mut |piece| to.deliver(false, piece, ledger, out));
     }
 
     fn finish(&mut self, seen: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        let (mut low, mut high) = (Vec::new(), Vec::new());
-        self.low.finish(&mut low);
-        self.high.finish(&mut high);
+        let Self { low, high, client_is_low, early, early_bytes, pairing, .. } = self;
         // Requests before responses: a response that waited for nothing but its own hole answers them.
-        let low_first = self.client_is_low.unwrap_or(true);
+        let low_first = client_is_low.unwrap_or(true);
+        let mut to = Delivery { client_is_low, early, early_bytes, pairing };
         let both = if low_first { [(true, low), (false, high)] } else { [(false, high), (true, low)] };
-        for (from_low, pieces) in both {
-            self.deliver(from_low, pieces, ledger, out);
+        for (from_low, side) in both {
+            side.finish(&mut |piece| to.deliver(from_low, piece, ledger, out));
+            count_flow(side.counts(), ledger);
         }
         if self.client_is_low.is_none() && !self.early.is_empty() {
             ledger.count(Item::ConnectionsNotHttp);
         }
-        count_flow(self.low.counts(), ledger);
-        count_flow(self.high.counts(), ledger);
         self.pairing.finish(self.last_at, seen, ledger, out);
     }
 }
 
+/// Where the pieces of a connection go.
+struct Delivery<'f> {
+    client_is_low: &'f mut Option<bool>,
+    early: &'f mut Vec<(bool, Early)>,
+    early_bytes: &'f mut usize,
+    pairing: &'f mut Pairing,
+}
+
+impl Delivery<'_> {
+    fn deliver(&mut self, from_low: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        if self.client_is_low.is_none() {
+            *self.client_is_low = guess_client(from_low, piece);
+            let Some(client_is_low) = *self.client_is_low else { return self.keep_early(from_low, piece) };
+            *self.early_bytes = 0;
+            for (low, early) in std::mem::take(self.early) {
+                let piece = match &early {
+                    Early::Data(at, bytes) => Piece::Data { at: *at, bytes },
+                    Early::Gap(len) => Piece::Gap { len: *len },
+                };
+                self.pass(low == client_is_low, piece, ledger, out);
+            }
+        }
+        let is_client = *self.client_is_low == Some(from_low);
+        self.pass(is_client, piece, ledger, out);
+    }
+
+    fn pass(&mut self, is_client: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        if is_client {
+            self.pairing.client(piece, ledger, out)
+        } else {
+            self.pairing.server(piece, ledger, out)
+        }
+    }
+
+    /// What says nothing yet is kept, within bounds: what stays silent for longer is not HTTP.
+    fn keep_early(&mut self, from_low: bool, piece: Piece<'_>) {
+        let early = match piece {
+            Piece::Data { at, bytes } => Early::Data(at, bytes.to_vec()),
+            Piece::Gap { len } => Early::Gap(len),
+        };
+        let n = if let Early::Data(_, bytes) = &early { bytes.len() } else { 0 };
+        if self.early.len() < REASSEMBLY_SEGMENTS_MAX && *self.early_bytes + n <= EARLY_BYTES_MAX {
+            *self.early_bytes += n;
+            self.early.push((from_low, early));
+        }
+    }
+}
+
 /// Tells the client by what is said, in a connection whose beginning was not seen.
-fn guess_client(from_low: bool, pieces: &[Piece]) -> Option<bool> {
-    pieces.iter().find_map(|p| match p {
+fn guess_client(from_low: bool, piece: Piece<'_>) -> Option<bool> {
+    match piece {
         Piece::Data { bytes, .. } if bytes.contains(&b'\n') && looks_like_request(bytes) => Some(from_low),
         Piece::Data { bytes, .. } if bytes.len() >= 9 && looks_like_response(bytes) => Some(!from_low),
         Piece::Data { .. } | Piece::Gap { .. } => None,
-    })
+    }
 }

@@ -83,6 +83,33 @@ fn partial<T>(len: usize) -> Result<Option<T>, HeadError> {
     if len > HEAD_BYTES_MAX { Err(HeadError::TooLong) } else { Ok(None) }
 }
 
+/// The same bytes with folded header lines on one line, where there are any: a line that begins with a blank goes on the
+/// one before, and RFC 9112 (section 5.2) reads its line end as blanks. Neither behind the first line, nor where a line
+/// has nothing but blanks: there parties disagree, so it stays malformed.
+fn unfold(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out: Option<Vec<u8>> = None;
+    let mut start = bytes.iter().position(|b| *b == b'\n')? + 1;
+    let mut headers = 0;
+    while let Some(len) = bytes.get(start..)?.iter().position(|b| *b == b'\n') {
+        let line = &bytes[start..start + len];
+        if line.trim_ascii().is_empty() {
+            break;
+        }
+        if matches!(line.first(), Some(b' ' | b'\t')) {
+            if headers == 0 {
+                return None;
+            }
+            let out = out.get_or_insert_with(|| bytes.to_vec());
+            let end = start - 1;
+            let begin = if out.get(end.wrapping_sub(1)) == Some(&b'\r') { end - 1 } else { end };
+            out[begin..=end].fill(b' ');
+        }
+        headers += 1;
+        start += len + 1;
+    }
+    out
+}
+
 /// Parses a request head at the start of `bytes`.
 ///
 /// Returns the head and its length, or `None` when more bytes are needed.
@@ -90,6 +117,8 @@ fn partial<T>(len: usize) -> Result<Option<T>, HeadError> {
 /// # Errors
 /// [`HeadError`] when no more bytes could make it a head.
 pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadError> {
+    let unfolded = unfold(bytes);
+    let bytes = unfolded.as_deref().unwrap_or(bytes);
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes).map_err(HeadError::Malformed)? {
@@ -112,6 +141,8 @@ pub fn parse_request(bytes: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadE
 /// # Errors
 /// [`HeadError`] when no more bytes could make it a head.
 pub fn parse_response(bytes: &[u8]) -> Result<Option<(ResponseHead, usize)>, HeadError> {
+    let unfolded = unfold(bytes);
+    let bytes = unfolded.as_deref().unwrap_or(bytes);
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(bytes).map_err(HeadError::Malformed)? {
@@ -185,6 +216,21 @@ mod tests {
         assert_eq!(names, ["HOST", "x-A", "X-a"]);
         assert_eq!(values(&head.headers, "X-A").collect::<Vec<_>>(), [b"1", b"2"]);
         assert_eq!((head.method.as_slice(), head.target.as_slice()), (&b"QUERY"[..], &b"/a?b"[..]));
+    }
+
+    #[test]
+    fn folded_lines_are_one() {
+        let bytes = b"GET / HTTP/1.1\r\nA: 1,\r\n\t2,\r\n 3\r\nB: x\n y\r\n\r\nrest\r\n z";
+        let (head, len) = parse_request(bytes).unwrap().unwrap();
+        assert_eq!(&bytes[len..], b"rest\r\n z");
+        assert_eq!(values(&head.headers, "a").collect::<Vec<_>>(), [b"1,  \t2,   3"]);
+        assert_eq!(values(&head.headers, "b").collect::<Vec<_>>(), [b"x  y"]);
+        let (head, _) = parse_response(b"HTTP/1.1 200 OK\r\nA: 1\r\n 2\r\n\r\n").unwrap().unwrap();
+        assert_eq!(values(&head.headers, "a").collect::<Vec<_>>(), [b"1   2"]);
+        // What hides a header, or an end that not everybody sees, is malformed.
+        for bad in ["GET / HTTP/1.1\r\n A: 1\r\n\r\n", "GET / HTTP/1.1\r\nA: 1\r\n \r\nB: 2\r\n\r\n"] {
+            assert!(parse_request(bad.as_bytes()).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

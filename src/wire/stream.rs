@@ -111,6 +111,12 @@ impl MessageStream {
         Self { direction, state, buf: Vec::new(), body_len: 0, damaged: false, proven: false }
     }
 
+    /// Bytes held: a head, chunk line or trailers under way.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buf.len()
+    }
+
     /// Consumes a part of `bytes` and returns how much, with at most one event. Call it again with the
     /// rest until it returns `(0, None)` or nothing is left. `asked` is what the next response answers.
     pub fn advance(&mut self, bytes: &[u8], asked: Asked) -> (usize, Option<Event>) {
