@@ -160,6 +160,12 @@ pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Connections of the plan that a worker remembers, so that each is counted once.
 pub const PLANNED_CONNECTIONS_MAX: usize = 400_000;
 
+/// Streams of one captured HTTP/2 connection that are remembered at once.
+pub const H2_STREAMS_MAX: usize = 4_096;
+
+/// Largest table of header compression that a captured connection may have.
+pub const H2_TABLE_BYTES_MAX: usize = 64 * 1024;
+
 /// Longest IP datagram.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 

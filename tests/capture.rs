@@ -286,7 +286,7 @@ const OTHER_TIMES: [(&str, u64, &str); 2] = [
 /// A row of tshark's: microseconds, method, target.
 type FrameRow = (u64, String, String);
 
-fn frame_oracle(file: &Path) -> Vec<FrameRow> {
+fn frame_oracle(file: &Path, protocol: &str) -> Vec<FrameRow> {
     let text = fs::read_to_string(format!("{}.tshark.tsv", file.display())).unwrap_or_default();
     let row = |line: &str| {
         let f: Vec<&str> = line.split('\t').collect();
@@ -294,7 +294,7 @@ fn frame_oracle(file: &Path) -> Vec<FrameRow> {
         let micros = format!("{fraction:0<6}")[..6].parse::<u64>().unwrap();
         (seconds.parse::<u64>().unwrap() * 1_000_000 + micros, f[10].to_owned(), f[12].to_owned())
     };
-    text.lines().skip(1).filter(|l| l.starts_with("h1\t")).map(row).collect()
+    text.lines().skip(1).filter(|l| l.split('\t').next() == Some(protocol)).map(row).collect()
 }
 
 /// How many rows of the oracle are requests of ours: the same first byte's time, method and target.
@@ -335,7 +335,7 @@ fn the_corpus_of_real_captures_agrees() {
         let fields: Vec<&str> = line.split('\t').collect();
         let (file, category, oracle) = (fields[0], fields[5], fields[7]);
         let sure = oracle.contains("HIGH expect=") || oracle.contains("ADJUDICATED expect=");
-        // HTTP/2 is told from HTTP/1, not read.
+        // HTTP/2 has a test of its own.
         if !sure || !category.starts_with("pcap/") || category == "pcap/h2c" {
             continue;
         }
@@ -350,7 +350,7 @@ fn the_corpus_of_real_captures_agrees() {
             continue;
         }
         if oracle.contains("HIGH") && fewer == 0 {
-            let oracle = frame_oracle(&dir.join(file));
+            let oracle = frame_oracle(&dir.join(file), "h1");
             rows += oracle.len();
             let slack = OTHER_TIMES.iter().find(|(f, ..)| file.ends_with(f)).map_or(0, |t| t.1);
             matched += matched_rows(&oracle, &cat(&trace), slack);
@@ -362,6 +362,39 @@ fn the_corpus_of_real_captures_agrees() {
     assert!(files > 250 && rows > 900, "{files} {rows}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(matched as f64 >= rows as f64 * 0.995, "{matched} of {rows}");
+}
+
+/// HTTP/2 in the clear, stream by stream: by prior knowledge and by upgrade, with continuations and large heads.
+#[test]
+fn the_corpus_of_http2_agrees() {
+    let Some(dir) = corpus() else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let (mut rows, mut matched) = (0, 0);
+    for entry in fs::read_dir(dir.join("pcap/h2c")).unwrap() {
+        let file = entry.unwrap().path();
+        if file.extension().is_none_or(|e| e != "pcap") {
+            continue;
+        }
+        let trace = tmp.path().join("t");
+        let (exit, json, words) = capture(&file, &trace);
+        assert_eq!(exit, 0, "{}: {words}", file.display());
+        assert_eq!(json["ledger"]["http2_lost"], 0, "{}", file.display());
+        let oracle: Vec<FrameRow> = [frame_oracle(&file, "h1"), frame_oracle(&file, "h2")].concat();
+        let got = cat(&trace);
+        // Of two of them tshark reads nothing, because of their ports.
+        assert!(
+            oracle.is_empty() || oracle.len() == got.len(),
+            "{}: {} of {}",
+            file.display(),
+            got.len(),
+            oracle.len()
+        );
+        rows += oracle.len();
+        matched += matched_rows(&oracle, &got, 0);
+        assert_eq!(json["ledger"]["connections_http2"], 1, "{}", file.display());
+    }
+    println!("{matched} of {rows} requests over HTTP/2 matched by time, method and target");
+    assert!(rows >= 40 && matched == rows, "{matched} of {rows}");
 }
 
 /// Logs where we differ from the oracle on purpose: how many requests more we find, and why.

@@ -8,16 +8,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::flow::Piece;
+use super::http2::{self, Http2};
 use super::redact;
 use super::{RawEvent, flow::FlowCounts};
-use crate::limits::{ONE_SIDED_AFTER, PIPELINE_MAX};
+use crate::limits::{H2_STREAMS_MAX, ONE_SIDED_AFTER, PIPELINE_MAX};
+use crate::lookup::Lookup;
 use crate::trace::{
     ConnectionEvent, EventKind, Fact, Item, Ledger, Provenance, RequestFacts, RequestShape, Scheme,
 };
 use crate::units::WallTime;
 use crate::wire::body::Asked;
 use crate::wire::cache::{CacheLines, CacheStatus};
-use crate::wire::head::HeaderLine;
+use crate::wire::head::{HeaderLine, values};
 use crate::wire::stream::{Direction, Event, Loss, MessageStream, Over};
 
 #[derive(Debug)]
@@ -61,6 +63,15 @@ pub struct Pairing {
     /// Answers can no longer be told apart.
     unpairable: bool,
     waiting_bytes: usize,
+    /// The connection carries HTTP/2, with its streams under way.
+    http2: Option<Box<Streams>>,
+}
+
+/// HTTP/2 of a connection.
+#[derive(Debug, Default)]
+struct Streams {
+    frames: Http2,
+    open: Lookup<u32, Pending>,
 }
 
 impl Pairing {
@@ -81,6 +92,7 @@ impl Pairing {
             heard_server: false,
             unpairable: false,
             waiting_bytes: 0,
+            http2: None,
         }
     }
 
@@ -92,6 +104,18 @@ impl Pairing {
 
     /// Takes a piece of the client's byte stream.
     pub fn client(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        // Prior knowledge: the preface instead of a request.
+        if let Piece::Data { bytes, .. } = piece
+            && self.http2.is_none()
+            && !self.over
+            && self.requests.is_between()
+            && bytes.starts_with(&http2::PREFACE[..16])
+        {
+            self.begin_http2(ledger);
+        }
+        if self.http2.is_some() {
+            return self.frames(true, piece, ledger, out);
+        }
         match piece {
             Piece::Gap { len } => {
                 let event = self.requests.gap(Some(len));
@@ -118,6 +142,9 @@ impl Pairing {
     /// Takes a piece of the server's byte stream.
     pub fn server(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         self.heard_server = true;
+        if self.http2.is_some() {
+            return self.frames(false, piece, ledger, out);
+        }
         match piece {
             Piece::Gap { len } => {
                 let event = self.responses.gap(Some(len));
@@ -131,6 +158,10 @@ impl Pairing {
                     let stop = n == 0 && event.is_none();
                     rest = &rest[n..];
                     self.on_response_event(event, at, ledger, out);
+                    if self.http2.is_some() {
+                        // It was switched to by this answer.
+                        return self.frames(false, Piece::Data { at, bytes: rest }, ledger, out);
+                    }
                     if stop {
                         break;
                     }
@@ -151,7 +182,95 @@ impl Pairing {
     /// Bytes held, roughly.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.requests.held_bytes() + self.responses.held_bytes() + self.waiting_bytes
+        let frames = self.http2.as_ref().map_or(0, |s| s.frames.held_bytes());
+        self.requests.held_bytes() + self.responses.held_bytes() + self.waiting_bytes + frames
+    }
+
+    fn begin_http2(&mut self, ledger: &mut Ledger) {
+        ledger.count(Item::ConnectionsHttp2);
+        self.http2 = Some(Box::default());
+        self.requests.end_http();
+        self.responses.end_http();
+    }
+
+    /// A piece of a connection that carries HTTP/2.
+    fn frames(&mut self, is_client: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let Some(mut streams) = self.http2.take() else { return };
+        let mut events = Vec::new();
+        match piece {
+            Piece::Gap { .. } => streams.frames.gap(is_client, &mut events),
+            Piece::Data { at, bytes } => {
+                self.last_at = self.last_at.max(at);
+                streams.frames.push(is_client, at, bytes, &mut events);
+            }
+        }
+        for event in events {
+            self.on_frame_event(event, &mut streams.open, ledger, out);
+        }
+        self.http2 = Some(streams);
+    }
+
+    fn on_frame_event(
+        &mut self,
+        event: http2::Event,
+        open: &mut Lookup<u32, Pending>,
+        ledger: &mut Ledger,
+        out: &mut Vec<RawEvent>,
+    ) {
+        use http2::Event as E;
+        match event {
+            E::Request { stream, at, head, https } => {
+                let shape = redact::shape(&head, if https { Scheme::Https } else { Scheme::Http });
+                let (body_len, status, cache, answer) = (None, None, None, None);
+                let asked = Asked::by(&head.method);
+                self.waiting_bytes += shape.weight();
+                let pending = Pending { at, shape, asked, body_len, status, cache, answer };
+                if open.len() >= H2_STREAMS_MAX {
+                    self.give_up_streams(open, ledger, out);
+                }
+                if let Some(old) = open.insert(stream, pending) {
+                    self.emit(old, out);
+                }
+            }
+            E::RequestEnd { stream, body_len } => {
+                if let Some(p) = open.get_mut(&stream) {
+                    p.body_len = Some(body_len);
+                }
+            }
+            E::Response { stream, status, headers } => match open.get_mut(&stream) {
+                Some(p) => (p.status, p.cache) = (Some(status), cache_of(&headers)),
+                None => ledger.count(Item::UnpairedResponses),
+            },
+            E::ResponseEnd { stream, body_len, at } => {
+                // An answer may come before the request has ended; then that is the end of both.
+                if let Some(mut p) = open.remove(&stream) {
+                    p.answer = p.status.map(|_| (body_len, at));
+                    ledger.add(Item::UnpairedRequests, u64::from(p.answer.is_none()));
+                    self.emit(p, out);
+                }
+            }
+            E::Reset { stream } => {
+                if let Some(p) = open.remove(&stream) {
+                    ledger.count(Item::UnpairedRequests);
+                    self.emit(p, out);
+                }
+            }
+            E::Malformed => ledger.count(Item::MalformedRequests),
+            E::Lost => ledger.count(Item::Http2Lost),
+        }
+    }
+
+    /// Emits the requests of streams that wait for nothing any more.
+    fn give_up_streams(
+        &mut self,
+        open: &mut Lookup<u32, Pending>,
+        ledger: &mut Ledger,
+        out: &mut Vec<RawEvent>,
+    ) {
+        for (_, pending) in open.take_if(|_, _| true) {
+            ledger.count(Item::UnpairedRequests);
+            self.emit(pending, out);
+        }
     }
 
     /// What the next response answers.
@@ -236,6 +355,17 @@ impl Pairing {
                     None => ledger.count(Item::UnpairedResponses),
                 }
                 if tunnel {
+                    let h2c = head.status == 101
+                        && values(&head.headers, "upgrade").any(|v| v.eq_ignore_ascii_case(b"h2c"));
+                    if h2c {
+                        // The request that asked for it is stream 1, answered there (RFC 7540, section 3.2).
+                        self.begin_http2(ledger);
+                        if let (Some(streams), Some(p)) = (self.http2.as_mut(), self.waiting.pop_front()) {
+                            let p = Pending { status: None, ..p };
+                            streams.open.insert(1, p);
+                        }
+                        return;
+                    }
                     if let Some(p) = self.waiting.iter_mut().find(|p| p.answer.is_none()) {
                         p.answer = Some((0, at));
                         p.body_len.get_or_insert(0);
@@ -325,6 +455,9 @@ impl Pairing {
         }
         self.flush_done(out);
         self.give_up_pairs(ledger, out);
+        if let Some(mut streams) = self.http2.take() {
+            self.give_up_streams(&mut streams.open, ledger, out);
+        }
         if self.open_sent {
             let arrival = if seen { Provenance::Recorded } else { Provenance::Inferred };
             let kind = EventKind::Close(ConnectionEvent { arrival });

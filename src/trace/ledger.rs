@@ -48,6 +48,7 @@ items! {
     ConnectionsEvicted "connections_evicted" "connections given up to stay within the limit",
     ConnectionsTls "connections_tls" "connections that carry TLS",
     ConnectionsHttp2 "connections_http2" "connections that carry HTTP/2",
+    Http2Lost "http2_lost" "directions of HTTP/2 connections that could not be read any further",
     ConnectionsNotHttp "connections_not_http" "connections that carry something else",
     ConnectionsTunnel "connections_tunnel" "connections that became a tunnel (CONNECT, upgrade)",
     Duplicates "duplicates" "TCP segments seen before",

@@ -111,6 +111,12 @@ impl MessageStream {
         Self { direction, state, buf: Vec::new(), body_len: 0, damaged: false, proven: false }
     }
 
+    /// Whether no message is under way.
+    #[must_use]
+    pub fn is_between(&self) -> bool {
+        self.state == State::Idle
+    }
+
     /// Bytes held: a head, chunk line or trailers under way.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
