@@ -166,6 +166,12 @@ pub const H2_STREAMS_MAX: usize = 4_096;
 /// Largest table of header compression that a captured connection may have.
 pub const H2_TABLE_BYTES_MAX: usize = 64 * 1024;
 
+/// Requests of a `.gor` file that wait for their answers.
+pub const GOR_WAITING_MAX: usize = 4_096;
+
+/// Bytes of a `.gor` record that are read; behind them only its end is looked for.
+pub const GOR_RECORD_BYTES_MAX: usize = 1024 * 1024;
+
 /// Longest IP datagram.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;
 

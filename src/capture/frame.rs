@@ -4,7 +4,7 @@
 //! GRE, ERSPAN, VXLAN, GENEVE, GTP, Teredo) are not read by one well-kept library; on plain frames it is held against
 //! etherparse in tests. Checksums are not looked at: offload makes them wrong in captures of the sender's own host. The
 //! payload's length comes from the IP header, because Ethernet pads short frames; a length of zero (offloaded segments
-//! above 64 KiB) means "as much as there is". It refuses to look deeper than [`LAYERS_MAX`] and never guesses: what is not
+//! above 64 KiB) means "as much as there is". It refuses to look deeper than a dozen layers and never guesses: what is not
 //! TCP is counted by what it is.
 //!
 //! Sources: IEEE 802.1Q; tcpdump.org/linktypes.html; RFC 791, 8200 (IP), 2784 and 2890 (GRE), 7348 (VXLAN), 8926 (GENEVE),

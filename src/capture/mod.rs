@@ -14,6 +14,7 @@ pub mod calendar;
 pub mod flow;
 pub mod fragments;
 pub mod frame;
+pub mod gor;
 pub mod http2;
 pub mod order;
 pub mod pairing;

@@ -327,9 +327,9 @@ impl Delivery<'_> {
 
     fn pass(&mut self, is_client: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         if is_client {
-            self.pairing.client(piece, ledger, out)
+            self.pairing.client(piece, ledger, out);
         } else {
-            self.pairing.server(piece, ledger, out)
+            self.pairing.server(piece, ledger, out);
         }
     }
 

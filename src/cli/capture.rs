@@ -13,10 +13,10 @@ use crate::capture::access_log::{LogRecorder, LogSource};
 use crate::capture::order::Orderer;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact;
-use crate::edge::intake::capture_file;
 use crate::edge::intake::log_file::{BadLine, Logs};
 use crate::edge::intake::open::{Input, Kind, open};
 use crate::edge::intake::trace_file::{self, NewTrace};
+use crate::edge::intake::{capture_file, gor_file, har_file};
 use crate::trace::writer::Written;
 use crate::trace::{Item, Ledger, Source, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
@@ -30,7 +30,7 @@ const LINES_SHOWN: usize = 3;
 /// Turn captures and access logs into a trace.
 #[derive(Debug, clap::Args)]
 pub(super) struct CaptureArgs {
-    /// pcap or pcapng files, access logs, each also gzip'd or zstd'd; `-` is standard input.
+    /// pcap or pcapng files, access logs, HTTP archives, GoReplay's files, each also gzip'd or zstd'd; `-` is standard input.
     #[arg(required = true)]
     inputs: Vec<PathBuf>,
     /// The trace to write.
@@ -46,7 +46,7 @@ pub(super) struct CaptureArgs {
 /// How inputs are read.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct CaptureOptions {
-    /// What the inputs are: auto, pcap, access-log, or the name of a log format.
+    /// What the inputs are: auto, pcap, access-log, har, gor, or the name of a log format.
     #[arg(long, default_value = "auto")]
     format: String,
     /// Format of the logs: nginx's `log_format` or Apache's `LogFormat` directive as it stands in the configuration.
@@ -122,7 +122,7 @@ pub(crate) fn capture(
     let own: Result<Vec<_>, String> = options.field.iter().map(|f| JsonMap::own_field(f)).collect();
     let own = own.map_err(|e| anyhow::anyhow!("--field: {e}"))?;
     // All are opened first: one that cannot be read must not cost the work on the others.
-    let (mut frames, mut logs, mut sources) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut frames, mut logs, mut archives, mut sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for path in inputs {
         let input = open(path)?;
         let cannot = || format!("cannot capture {}", path.display());
@@ -131,6 +131,10 @@ pub(crate) fn capture(
             Kind::Pcap | Kind::Pcapng => {
                 source.format = if input.kind == Kind::Pcap { "pcap" } else { "pcapng" }.to_owned();
                 frames.push((path, input));
+            }
+            kind @ (Kind::Har | Kind::Gor) => {
+                source.format = if kind == Kind::Har { "har" } else { "gor" }.to_owned();
+                archives.push((kind, input));
             }
             Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
                 let found = log_source(&input, options, &own).with_context(cannot)?;
@@ -149,7 +153,7 @@ pub(crate) fn capture(
             started_at: WallTime::default(),
             sources,
             redaction: redact::RULES.to_owned(),
-            resolution_ns: logs.iter().map(|(l, _)| l.resolution_ns).max().unwrap_or(1_000),
+            resolution_ns: coarsest(&logs, !archives.is_empty()),
             spread_seed: logs.iter().any(|(l, _)| l.resolution_ns >= NANOS_PER_SEC).then_some(options.seed),
             made_by: concat!("replay ", env!("CARGO_PKG_VERSION")).to_owned(),
         },
@@ -160,6 +164,9 @@ pub(crate) fn capture(
     for (path, input) in frames {
         let read = session.read_frames(input, &mut progress);
         read.with_context(|| format!("cannot capture {}", path.display()))?;
+    }
+    for (kind, input) in archives {
+        session.read_archive(kind, input, options.seed, &mut progress)?;
     }
     session.read_logs(logs, &mut progress)?;
     progress.done();
@@ -178,8 +185,16 @@ fn kind_of(input: &Input, options: &CaptureOptions) -> anyhow::Result<Kind> {
         ("auto", kind) | ("pcap", kind @ (Kind::Pcap | Kind::Pcapng)) => Ok(kind),
         ("pcap", _) => bail!("--format pcap, but the file begins with neither a pcap nor a pcapng header"),
         (format, Kind::Pcap | Kind::Pcapng) => bail!("--format {format}, but this is a packet capture"),
-        (_, Kind::Text | Kind::Other) => Ok(Kind::Text),
+        ("har", _) => Ok(Kind::Har),
+        ("gor", _) => Ok(Kind::Gor),
+        (_, Kind::Text | Kind::Har | Kind::Gor | Kind::Other) => Ok(Kind::Text),
     }
+}
+
+/// Resolution of the coarsest stamp, nanoseconds; archives have milliseconds, packets microseconds.
+fn coarsest(logs: &[(FoundLog, Input)], archives: bool) -> u64 {
+    let others = if archives { 1_000_000 } else { 1_000 };
+    logs.iter().map(|(l, _)| l.resolution_ns).fold(others, u64::max)
 }
 
 /// A log with what its first lines tell.
@@ -285,6 +300,49 @@ impl Session {
         if let Some(why) = end?.stopped {
             writeln!(std::io::stderr(), "replay: warning: {name}: {why}; what comes before was used")?;
         }
+        Ok(())
+    }
+
+    fn read_archive(
+        &mut self,
+        kind: Kind,
+        input: Input,
+        seed: u64,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
+        let format = Format::named("har", &[]).context("the format of HTTP archives is missing")?;
+        let source = LogSource { format, behind_proxy: false };
+        let (name, mut bad) = (input.name.clone(), 0u64);
+        let mut log = std::mem::replace(&mut self.log, LogRecorder::new(0));
+        let say = |entry: u64, error: LineError| {
+            bad += 1;
+            if bad <= BAD_LINES_SHOWN {
+                drop(writeln!(
+                    std::io::stderr(),
+                    "replay: warning: {name}: record {entry}: {error}; not used"
+                ));
+            }
+        };
+        let each = |log: &mut LogRecorder| {
+            log.take_events().into_iter().for_each(|e| self.order.push(e));
+            self.drain(false)?;
+            progress.tick(|| format!("{} records", log.ledger_mut().get(Item::Lines).unwrap_or(0)));
+            Ok(())
+        };
+        let end = if kind == Kind::Gor {
+            gor_file::read(input.bytes, &mut log, seed, say, each).map(|()| None)?
+        } else {
+            har_file::read(input.bytes, &mut log, source, say, each)?
+        };
+        if let Some(why) = end {
+            log.ledger_mut().count(Item::CutFiles);
+            writeln!(
+                std::io::stderr(),
+                "replay: warning: {}: {why}; what comes before was used",
+                input.name
+            )?;
+        }
+        self.log = log;
         Ok(())
     }
 

@@ -149,6 +149,19 @@ impl Format {
         true
     }
 
+    /// Reads one object of a JSON log or an HTTP archive.
+    ///
+    /// # Errors
+    /// [`LineError`].
+    pub fn parse_value(&self, value: &serde_json::Value) -> Result<(Row<'static>, Mark), LineError> {
+        match &self.kind {
+            Kind::Json(map) => Ok((map.parse_value(value)?, map.mark)),
+            Kind::Text { .. } | Kind::W3c(_) | Kind::Ltsv => {
+                Err(LineError::Form { at: 0, want: "this is no format of JSON" })
+            }
+        }
+    }
+
     /// Reads one line, and says what its stamp is of.
     ///
     /// # Errors

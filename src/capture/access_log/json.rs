@@ -85,7 +85,24 @@ fn named(name: &str) -> Option<Field> {
 /// Name, a key that only this one has, the moment of the stamp, and the map as `name=path`.
 type Preset = (&'static str, &'static str, Mark, &'static [(&'static str, &'static str)]);
 
-const PRESETS: [Preset; 8] = [
+const PRESETS: [Preset; 9] = [
+    // HTTP archive (HAR 1.2), an entry at a time; headers are a list of names and values.
+    (
+        "har",
+        "startedDateTime",
+        Mark::Start,
+        &[
+            ("time", "startedDateTime"),
+            ("duration_ms", "time"),
+            ("method", "request.method"),
+            ("target", "request.url"),
+            ("protocol", "request.httpVersion"),
+            ("request_bytes", "request.bodySize"),
+            ("status", "response.status"),
+            ("response_bytes", "response.bodySize"),
+            ("connection", "connection"),
+        ],
+    ),
     // Caddy 2, `log` directive.
     (
         "caddy",
@@ -378,15 +395,26 @@ impl JsonMap {
     pub fn parse(&self, line: &[u8]) -> Result<Row<'static>, LineError> {
         let value: Value = serde_json::from_slice(line)
             .map_err(|_| LineError::Form { at: 0, want: "one JSON object a line is expected" })?;
+        self.parse_value(&value)
+    }
+
+    /// Reads one object.
+    ///
+    /// # Errors
+    /// [`LineError`].
+    pub fn parse_value(&self, value: &Value) -> Result<Row<'static>, LineError> {
         if !value.is_object() {
             return Err(LineError::Form { at: 0, want: "one JSON object a line is expected" });
         }
         let mut row = Row::default();
         for (field, path) in &self.fields {
-            let Some(word) = at(&value, path).and_then(text) else { continue };
+            let Some(word) = at(value, path).and_then(text) else { continue };
             // Google writes durations as "0.12s".
             let word = if matches!(field, Field::Duration(_)) { word.trim_end_matches('s') } else { &word };
             take(&mut row, field, word.as_bytes())?;
+        }
+        if self.name == "har" {
+            headers(&mut row, value);
         }
         if row.method.is_empty() && !row.not_a_request {
             // Programs log about themselves in the same file.
@@ -398,6 +426,26 @@ impl JsonMap {
         }
         absolute(&mut row);
         row.check()
+    }
+}
+
+/// The headers of an entry of an HTTP archive. Of credentials only the fact is taken.
+fn headers(row: &mut Row<'static>, entry: &Value) {
+    let list = at(entry, "request").and_then(|r| r.get("headers")).and_then(Value::as_array);
+    for header in list.into_iter().flatten() {
+        let word = |key: &str| header.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (name, value) = (word("name"), word("value"));
+        let owned = || Cow::Owned(value.as_bytes().to_vec());
+        match name.to_ascii_lowercase().as_str() {
+            "" => {}
+            "host" | ":authority" => row.host = owned(),
+            "user-agent" => row.user_agent = owned(),
+            "referer" => row.referer = owned(),
+            "cookie" => row.cookie = true,
+            "authorization" | "proxy-authorization" => row.authorization = true,
+            pseudo if pseudo.starts_with(':') => {}
+            _ => row.headers.push((name.as_bytes().to_vec(), owned())),
+        }
     }
 }
 

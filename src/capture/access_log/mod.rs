@@ -96,13 +96,42 @@ impl LogRecorder {
         }
         let taken = self.take(source, line);
         if let Err(error) = taken {
-            self.ledger.count(match error {
-                LineError::Request => Item::MalformedLines,
-                LineError::Other => Item::OtherLines,
-                _ => Item::UnparsedLines,
-            });
+            self.count_bad(error);
         }
         taken
+    }
+
+    /// Takes a request that was read elsewhere, with an exact stamp of its beginning.
+    pub fn held(&mut self, held: Held) {
+        self.window.push(held, template::Mark::Start, 1);
+        self.drain(false);
+    }
+
+    /// Takes one object of an HTTP archive. See [`Self::line`].
+    ///
+    /// # Errors
+    /// [`LineError`], already counted.
+    pub fn entry(&mut self, source: usize, value: &serde_json::Value) -> Result<Option<WallTime>, LineError> {
+        self.ledger.count(Item::Lines);
+        let Some(place) = self.sources.get(source) else { return Err(LineError::Missing("format")) };
+        let behind_proxy = place.behind_proxy;
+        let read = place.format.parse_value(value);
+        match read {
+            Ok((row, mark)) => Ok(self.hold(&row, mark, behind_proxy)),
+            Err(error) => {
+                self.count_bad(error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts what was not used, by its reason.
+    pub fn count_bad(&mut self, error: LineError) {
+        self.ledger.count(match error {
+            LineError::Request => Item::MalformedLines,
+            LineError::Other => Item::OtherLines,
+            _ => Item::UnparsedLines,
+        });
     }
 
     fn take(&mut self, source: usize, line: &[u8]) -> Result<Option<WallTime>, LineError> {

@@ -370,7 +370,9 @@ fn version(raw: &[u8]) -> Option<Version> {
     match raw {
         b"HTTP/1.1" | b"http/1.1" => Some(Version::Http11),
         b"HTTP/1.0" | b"http/1.0" => Some(Version::Http10),
-        b"HTTP/2.0" | b"HTTP/2" | b"h2" | b"HTTP/3.0" | b"HTTP/3" | b"h3" => Some(Version::Http2),
+        b"HTTP/2.0" | b"HTTP/2" | b"http/2.0" | b"h2" | b"HTTP/3.0" | b"HTTP/3" | b"h3" => {
+            Some(Version::Http2)
+        }
         _ => None,
     }
 }

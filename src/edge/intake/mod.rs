@@ -1,6 +1,8 @@
 //! Files in: captures, access logs, traces. Tells them apart by their first bytes, never by name.
 
 pub mod capture_file;
+pub mod gor_file;
+pub mod har_file;
 pub mod log_file;
 pub mod open;
 pub mod secrets;

@@ -20,6 +20,10 @@ pub enum Kind {
     Trace,
     /// Text: an access log.
     Text,
+    /// An HTTP archive.
+    Har,
+    /// A file of GoReplay.
+    Gor,
     /// Nothing at all.
     Empty,
     /// Something else.
@@ -44,6 +48,16 @@ fn peek(mut reader: impl Read + Send + 'static) -> io::Result<(Vec<u8>, Box<dyn 
     Ok((head.clone(), Box::new(Cursor::new(head).chain(reader))))
 }
 
+/// One JSON object that begins with a `log` of an HTTP archive.
+fn is_archive(head: &[u8]) -> bool {
+    let text: Vec<u8> = head.iter().take(4096).filter(|b| !b.is_ascii_whitespace()).copied().collect();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+    text.starts_with(b"{\"log\":{")
+        && [&b"\"creator\""[..], b"\"entries\"", b"\"version\""]
+            .iter()
+            .any(|k| text.windows(k.len()).any(|w| w == *k))
+}
+
 fn kind_of(head: &[u8]) -> Kind {
     const PCAP: [[u8; 4]; 6] = [
         [0xa1, 0xb2, 0xc3, 0xd4],
@@ -59,6 +73,8 @@ fn kind_of(head: &[u8]) -> Kind {
         [a, b, c, d, ..] if PCAP.contains(&[*a, *b, *c, *d]) => Kind::Pcap,
         [0x0a, 0x0d, 0x0d, 0x0a, ..] => Kind::Pcapng,
         [0x89, b'R', b'P', b'L', b'Y', ..] => Kind::Trace,
+        _ if is_archive(head) => Kind::Har,
+        _ if crate::capture::gor::looks_like(head) => Kind::Gor,
         _ if head.iter().take(64).all(text) => Kind::Text,
         _ => Kind::Other,
     }
@@ -98,7 +114,8 @@ mod tests {
     #[test]
     fn kinds_are_told_by_content() {
         #[rustfmt::skip]
-        let table: [(&[u8], Kind); 7] = [
+        let table: [(&[u8], Kind); 9] = [
+            (b"{\n \"log\": {\n \"version\": \"1.2\"", Kind::Har), (b"{\"log\":{\"x\":1}}", Kind::Text),
             (b"", Kind::Empty), (b"\xd4\xc3\xb2\xa1\x02\x00", Kind::Pcap), (b"\x0a\x0d\x0d\x0a....", Kind::Pcapng),
             (b"127.0.0.1 - - [", Kind::Text), (b"\xef\xbb\xbf1.2.3.4", Kind::Text),
             (b"\x89RPLY\r\n\x1a", Kind::Trace), (b"\x7fELF\x02\x01\x01\x00", Kind::Other),
