@@ -145,6 +145,9 @@ pub const REASSEMBLY_SEGMENTS_MAX: usize = 1_024;
 /// Capture time a hole may stay open before a gap is declared: far above any retransmission.
 pub const GAP_AGE_MAX: Duration = Duration::from_secs(30);
 
+/// Bytes of shapes that a capture of packets remembers, so that requests that are alike share one.
+pub const SHAPES_BYTES_MAX: usize = 24 * 1024 * 1024;
+
 /// Connections tracked at once; the longest idle is closed to make room, and counted.
 pub const FLOWS_MAX: usize = 100_000;
 
@@ -200,6 +203,9 @@ pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 /// Events held back to put them into time order.
 pub const REORDER_EVENTS_MAX: usize = 400_000;
 
+/// Bytes of those events.
+pub const REORDER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Connections inferred for one access-log session: what browsers open to one host over HTTP/1.1.
 pub const LOG_CONNECTIONS_MAX: u16 = 6;
 
@@ -213,14 +219,17 @@ pub const LOG_BUSY_ASSUMED: Duration = Duration::from_millis(100);
 /// is known. Some 100 bytes each. At 20,000 a second a request may have taken 13 s and still find its place.
 pub const LOG_WINDOW_LINES_MAX: usize = 262_144;
 
+/// Bytes of those lines, in each place.
+pub const LOG_WINDOW_BYTES_MAX: usize = 40 * 1024 * 1024;
+
 /// How long after a second a line stamped with it may come: servers write when a request is over.
 pub const LOG_LATE: Duration = Duration::from_secs(60);
 
 /// Shapes of a log remembered, so that lines that are alike share one.
-pub const LOG_SHAPES_MAX: usize = 65_536;
+pub const LOG_SHAPES_MAX: usize = 32_768;
 
 /// Sessions an access log may hold open at once.
-pub const LOG_SESSIONS_MAX: usize = 1_000_000;
+pub const LOG_SESSIONS_MAX: usize = 200_000;
 
 // --- Trace -------------------------------------------------------------------------------------
 

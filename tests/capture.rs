@@ -222,6 +222,22 @@ fn unreadable_inputs_are_named_and_nothing_is_written() {
     assert!(words.contains("bad.log:2 (byte 64)") && !words.contains("nonsense"), "{words}");
 }
 
+/// Redaction makes some targets longer than a trace takes: that is one request, counted, and no reason to lose the others.
+#[test]
+fn one_request_that_is_too_large_costs_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let line =
+        |target: &str| format!("1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET {target} HTTP/1.1\" 200 5\n");
+    let log = dir.path().join("large.log");
+    fs::write(&log, line("/a") + &line(&format!("/?{}", "ip=1&".repeat(12_800))) + &line("/b")).unwrap();
+    let (exit, json, words) = capture(&log, &dir.path().join("t"));
+    assert_eq!(
+        (exit, json["requests"].as_u64(), json["ledger"]["too_large"].as_u64()),
+        (0, Some(2), Some(1)),
+        "{words}"
+    );
+}
+
 /// The corpus, where there is one. A folder that is named but missing fails.
 fn corpus() -> Option<PathBuf> {
     let Some(dir) = std::env::var_os("REPLAY_CORPUS") else {

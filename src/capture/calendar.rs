@@ -11,35 +11,41 @@ use crate::units::{NANOS_PER_SEC, WallTime};
 /// Things waiting, by second.
 #[derive(Debug)]
 pub struct Calendar<T> {
-    seconds: BTreeMap<u64, Vec<(WallTime, T)>>,
+    seconds: BTreeMap<u64, (Vec<(WallTime, T)>, usize)>,
     waiting: usize,
     most: usize,
+    bytes: usize,
+    most_bytes: usize,
     /// The bucket that is leaving, last first.
     leaving: Vec<(WallTime, T)>,
 }
 
 impl<T> Calendar<T> {
-    /// An empty calendar in which about `most` things wait.
+    /// An empty calendar in which about `most` things of about `most_bytes` wait.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { seconds: BTreeMap::new(), waiting: 0, most, leaving: Vec::new() }
+    pub fn new(most: usize, most_bytes: usize) -> Self {
+        Self { seconds: BTreeMap::new(), waiting: 0, most, bytes: 0, most_bytes, leaving: Vec::new() }
     }
 
-    /// Takes a thing.
-    pub fn push(&mut self, at: WallTime, thing: T) {
-        self.seconds.entry(at.0 / NANOS_PER_SEC).or_default().push((at, thing));
+    /// Takes a thing of so many bytes.
+    pub fn push(&mut self, at: WallTime, thing: T, bytes: usize) {
+        let (things, weight) = self.seconds.entry(at.0 / NANOS_PER_SEC).or_default();
+        things.push((at, thing));
+        *weight += bytes;
         self.waiting += 1;
+        self.bytes += bytes;
     }
 
     /// The oldest thing, when more wait than may, or if `all` must leave. Things of the same time leave as they came. One
     /// that came too late leaves late: the caller sees that its time is before the last one's.
     pub fn pop(&mut self, all: bool) -> Option<(WallTime, T)> {
         if self.leaving.is_empty() {
-            if !all && self.waiting <= self.most {
+            if !all && self.waiting <= self.most && self.bytes <= self.most_bytes {
                 return None;
             }
-            let (_, mut bucket) = self.seconds.pop_first()?;
+            let (_, (mut bucket, bytes)) = self.seconds.pop_first()?;
             self.waiting -= bucket.len();
+            self.bytes -= bytes;
             bucket.sort_by_key(|(at, _)| *at);
             bucket.reverse();
             self.leaving = bucket;
@@ -51,7 +57,7 @@ impl<T> Calendar<T> {
     #[must_use]
     pub fn first(&self) -> Option<WallTime> {
         let leaving = self.leaving.last().map(|(at, _)| *at);
-        leaving.or_else(|| self.seconds.first_key_value()?.1.iter().map(|(at, _)| *at).min())
+        leaving.or_else(|| self.seconds.first_key_value()?.1.0.iter().map(|(at, _)| *at).min())
     }
 }
 
@@ -65,9 +71,9 @@ mod tests {
         /// Within the bound everything comes out in order; beyond it nothing is lost.
         #[test]
         fn order_and_completeness(times in prop::collection::vec(0u64..20_000_000_000, 0..300), most in 0usize..400) {
-            let (mut calendar, mut out) = (Calendar::new(most), Vec::new());
+            let (mut calendar, mut out) = (Calendar::new(most, usize::MAX), Vec::new());
             for (i, at) in times.iter().enumerate() {
-                calendar.push(WallTime(*at), i);
+                calendar.push(WallTime(*at), i, 10);
                 while let Some(thing) = calendar.pop(false) { out.push(thing); }
             }
             while let Some(thing) = calendar.pop(true) { out.push(thing); }

@@ -97,6 +97,15 @@ impl Reassembler {
         }
     }
 
+    /// Whether a sequence number lies where the stream is now; also where nothing of it was seen.
+    #[must_use]
+    pub fn is_near(&self, seq: u32) -> bool {
+        self.next.is_none_or(|(next, _)| {
+            let distance = seq.wrapping_sub(next).cast_signed();
+            (-1..=REASSEMBLY_BYTES_MAX as i32).contains(&distance)
+        })
+    }
+
     /// Whether everything before the sequence number `fin` has come in order; also where nothing of this side was seen.
     #[must_use]
     pub fn is_whole_to(&self, fin: u32) -> bool {

@@ -32,6 +32,9 @@ pub struct Fragment<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Parts of one datagram, copies among them.
+const PARTS_MAX: u64 = 512;
+
 type Key = (Scope, [u8; 16], [u8; 16], u32, u8);
 
 #[derive(Debug, Default)]
@@ -110,6 +113,11 @@ impl Fragments {
             Datagram { began: at, ..Datagram::default() }
         });
         datagram.parts += 1;
+        // More parts than a datagram of 64 KiB has at the smallest of MTUs, with copies: forged.
+        if datagram.parts > PARTS_MAX {
+            self.lost += self.open.remove(&key).map_or(0, |d| d.parts);
+            return None;
+        }
         if !part.more {
             datagram.len.get_or_insert(end);
         }
@@ -118,6 +126,10 @@ impl Fragments {
             return None;
         }
         let mut whole = self.open.remove(&key)?;
+        if self.order.len() > 2 * self.open.len() + 64 {
+            let open = &self.open;
+            self.order.retain(|(began, key)| open.get(key).is_some_and(|d| d.began == *began));
+        }
         whole.bytes.truncate(whole.len?);
         Some(whole.bytes)
     }

@@ -187,7 +187,8 @@ impl Peeling<'_> {
         let mut at = 4;
         loop {
             let (len, kind) = (be16(frame, at)?, be16(frame, at + 2)?);
-            let little = len.swap_bytes() < len;
+            // Types are small numbers: a large one is read in the wrong order.
+            let little = kind > 0xff;
             let (len, kind) = if little { (len.swap_bytes(), kind.swap_bytes()) } else { (len, kind) };
             if len < 4 {
                 return Err(Item::FramesUnparsed);

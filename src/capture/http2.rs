@@ -9,7 +9,7 @@ use loona_hpack::Decoder;
 use crate::limits::{H2_STREAMS_MAX, H2_TABLE_BYTES_MAX, HEAD_BYTES_MAX, HEADERS_MAX};
 use crate::lookup::Lookup;
 use crate::units::WallTime;
-use crate::wire::head::{HeaderLine, RequestHead, Version};
+use crate::wire::head::{HeaderLine, RequestHead, Version, is_token};
 
 /// What a client sends first (RFC 9113, section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -93,6 +93,8 @@ struct Side {
     block_bytes: Vec<u8>,
     /// Body bytes by stream.
     bodies: Lookup<u32, u64>,
+    /// A stream that this side gave up: the other's bytes of it are forgotten, too.
+    reset: Option<u32>,
     broken: bool,
 }
 
@@ -117,6 +119,7 @@ impl Side {
             block: None,
             block_bytes: Vec::new(),
             bodies: Lookup::default(),
+            reset: None,
             broken: false,
         }
     }
@@ -139,6 +142,8 @@ struct Block {
     status: Option<u16>,
     lines: Vec<HeaderLine>,
     bytes: usize,
+    /// Something that no header block may have.
+    strange: bool,
 }
 
 impl Http2 {
@@ -157,7 +162,11 @@ impl Http2 {
 
     /// Takes bytes of one direction in order.
     pub fn push(&mut self, is_client: bool, at: WallTime, mut bytes: &[u8], out: &mut Vec<Event>) {
-        let side = if is_client { &mut self.client } else { &mut self.server };
+        let (side, other) = if is_client {
+            (&mut self.client, &mut self.server)
+        } else {
+            (&mut self.server, &mut self.client)
+        };
         if side.preface_left > 0 {
             let from = PREFACE.len() - side.preface_left;
             let n = side.preface_left.min(bytes.len());
@@ -169,6 +178,9 @@ impl Http2 {
         }
         while !bytes.is_empty() && !side.broken {
             bytes = side.take(is_client, at, bytes, out);
+            if let Some(stream) = side.reset.take() {
+                other.bodies.remove(&stream);
+            }
         }
     }
 
@@ -279,6 +291,7 @@ impl Side {
             }
             (RST_STREAM, None) => {
                 self.bodies.remove(&stream);
+                self.reset = Some(stream);
                 out.push(Event::Reset { stream });
             }
             // What the peer allows our table to be; the update within the next block says what it is.
@@ -354,13 +367,25 @@ impl Block {
             b":status" => {
                 self.status = std::str::from_utf8(value).ok().and_then(|s| s.parse().ok());
             }
+            // An extended CONNECT (RFC 8441) is a tunnel; other pseudo-headers there are none.
+            [b':', ..] => self.strange = true,
+            _ if !name.iter().all(|b| is_token(*b))
+                || value.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)) =>
+            {
+                self.strange = true;
+            }
             _ => self.lines.push(HeaderLine { name: name.to_vec(), value: value.to_vec() }),
         }
     }
 
     fn request(self, stream: u32, at: WallTime) -> Event {
         let clean = |b: &u8| *b > b' ' && *b != 0x7f;
-        if self.path.is_empty() || !self.path.iter().all(clean) || !self.method.iter().all(clean) {
+        let method = self.method.len() <= 32 && self.method.iter().all(|b| is_token(*b));
+        if self.strange
+            || !method
+            || self.path.is_empty()
+            || !self.path.iter().chain(&self.authority).all(clean)
+        {
             return Event::Malformed;
         }
         let host = (!self.authority.is_empty())

@@ -3,12 +3,22 @@
 //! Events come out of pairing when they are complete, which is not when they began. A calendar bounded
 //! by count holds them back; what is still too late then is counted, never written out of order.
 
+use std::sync::Arc;
+
 use super::calendar::Calendar;
 use super::{RawEvent, mix64};
-use crate::limits::REORDER_EVENTS_MAX;
+use crate::limits::{REORDER_BYTES_MAX, REORDER_EVENTS_MAX};
 use crate::lookup::Lookup;
+use crate::trace::shape::SharedShape;
 use crate::trace::{EventKind, Item, Ledger, SessionRef, TraceEvent};
 use crate::units::{TraceTime, WallTime};
+
+/// Bytes of a shape, those of its allocations among them, by the share of one of those that hold it.
+#[must_use]
+pub fn shape_bytes(shape: &SharedShape) -> usize {
+    let holders = Arc::strong_count(shape).saturating_sub(1).max(1);
+    (shape.weight() + 48 * (2 * shape.headers.len() + 4)) / holders
+}
 
 /// The calendar and the session numbering.
 #[derive(Debug)]
@@ -31,7 +41,7 @@ struct Known {
 impl Default for Orderer {
     fn default() -> Self {
         Self {
-            waiting: Calendar::new(REORDER_EVENTS_MAX),
+            waiting: Calendar::new(REORDER_EVENTS_MAX, REORDER_BYTES_MAX),
             start: None,
             last: WallTime(0),
             sessions: Lookup::default(),
@@ -43,7 +53,12 @@ impl Default for Orderer {
 impl Orderer {
     /// Takes one event.
     pub fn push(&mut self, event: RawEvent) {
-        self.waiting.push(event.at, event);
+        let bytes = std::mem::size_of::<RawEvent>()
+            + match &event.kind {
+                EventKind::Request(r) => shape_bytes(&r.shape),
+                EventKind::Open(_) | EventKind::Close(_) => 0,
+            };
+        self.waiting.push(event.at, event, bytes);
     }
 
     /// The next event that is certain enough to be in order; `all` at the end of input.

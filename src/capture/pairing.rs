@@ -60,8 +60,12 @@ pub struct Pairing {
     over: bool,
     /// Something of the server's side was seen.
     heard_server: bool,
-    /// Answers can no longer be told apart.
-    unpairable: bool,
+    /// How many answers can still be told apart, once something was lost; none lost: all.
+    certain: Option<usize>,
+    /// A request was seen.
+    asked_once: bool,
+    /// It was seen from its beginning.
+    from_start: bool,
     waiting_bytes: usize,
     /// The connection carries HTTP/2, with its streams under way.
     http2: Option<Box<Streams>>,
@@ -72,6 +76,8 @@ pub struct Pairing {
 struct Streams {
     frames: Http2,
     open: Lookup<u32, Pending>,
+    /// The server's side cannot be read.
+    deaf: bool,
 }
 
 impl Pairing {
@@ -90,7 +96,9 @@ impl Pairing {
             last_at: at,
             over: false,
             heard_server: false,
-            unpairable: false,
+            certain: None,
+            asked_once: false,
+            from_start,
             waiting_bytes: 0,
             http2: None,
         }
@@ -119,6 +127,10 @@ impl Pairing {
         match piece {
             Piece::Gap { len } => {
                 let event = self.requests.gap(Some(len));
+                // Whole requests may have stood in it, unless it lies within one body.
+                if !matches!(event, Some(Event::End { .. })) && !self.requests.is_in_known_body() {
+                    self.doubt();
+                }
                 self.on_request_event(event, self.last_at, ledger, out);
             }
             Piece::Data { at, bytes } => {
@@ -171,6 +183,12 @@ impl Pairing {
         self.flush_done(out);
     }
 
+    /// Something of the client's side is missing: only the requests that wait now have answers that can be told.
+    fn doubt(&mut self) {
+        let waiting = self.waiting.iter().filter(|p| p.status.is_none() && p.body_len.is_some()).count();
+        self.certain = Some(self.certain.map_or(waiting, |n| n.min(waiting)));
+    }
+
     /// Of a capture that has the clients' side only, requests need not wait for answers.
     fn give_up_old(&mut self, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         let old = |p: &Pending| self.last_at.0.saturating_sub(p.at.0) > ONE_SIDED_AFTER.as_nanos() as u64;
@@ -205,19 +223,22 @@ impl Pairing {
             }
         }
         for event in events {
-            self.on_frame_event(event, &mut streams.open, ledger, out);
+            streams.deaf |= event == http2::Event::Lost && !is_client;
+            self.on_frame_event(event, &mut streams, ledger, out);
         }
+        self.give_up_old_streams(&mut streams, ledger, out);
         self.http2 = Some(streams);
     }
 
     fn on_frame_event(
         &mut self,
         event: http2::Event,
-        open: &mut Lookup<u32, Pending>,
+        streams: &mut Streams,
         ledger: &mut Ledger,
         out: &mut Vec<RawEvent>,
     ) {
         use http2::Event as E;
+        let open = &mut streams.open;
         match event {
             E::Request { stream, at, head, https } => {
                 let shape = redact::shape(&head, if https { Scheme::Https } else { Scheme::Http });
@@ -260,6 +281,19 @@ impl Pairing {
         }
     }
 
+    /// Where no answers will be seen, requests do not wait for them.
+    fn give_up_old_streams(&mut self, streams: &mut Streams, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        if self.heard_server && !streams.deaf {
+            return;
+        }
+        let (now, deaf) = (self.last_at.0, streams.deaf);
+        let old = |p: &Pending| now.saturating_sub(p.at.0) > ONE_SIDED_AFTER.as_nanos() as u64;
+        for (_, pending) in streams.open.take_if(|_, p| p.body_len.is_some() && (deaf || old(p))) {
+            ledger.count(Item::UnpairedRequests);
+            self.emit(pending, out);
+        }
+    }
+
     /// Emits the requests of streams that wait for nothing any more.
     fn give_up_streams(
         &mut self,
@@ -296,9 +330,11 @@ impl Pairing {
                     Pending { at, shape, asked, body_len: None, status: None, cache: None, answer: None };
                 if self.waiting.len() >= PIPELINE_MAX {
                     // Requests are worth more than pairs: from here on none can be told.
-                    self.unpairable |= self.heard_server;
+                    self.doubt();
+                    self.certain = self.certain.map(|_| 0).filter(|_| self.heard_server);
                     self.give_up_pairs(ledger, out);
                 }
+                self.asked_once = true;
                 self.waiting_bytes += pending.shape.weight();
                 self.waiting.push_back(pending);
             }
@@ -307,9 +343,18 @@ impl Pairing {
                     p.body_len = Some(body_len);
                 }
                 ledger.add(Item::DamagedRequests, u64::from(damaged));
+                // Its answer could not be told from others: it goes without.
+                if self.certain.is_some_and(|n| self.waiting.len() > n)
+                    && self.waiting.back().is_some_and(|p| p.body_len.is_some() && p.answer.is_none())
+                    && let Some(pending) = self.waiting.pop_back()
+                {
+                    ledger.count(Item::UnpairedRequests);
+                    self.emit(pending, out);
+                }
             }
             Some(Event::Lost(loss)) => {
                 ledger.count(if loss == Loss::Gap { Item::LostRequests } else { Item::MalformedRequests });
+                self.doubt();
                 // A head that was already queued without its body is not a usable request.
                 self.drop_unfinished();
             }
@@ -341,7 +386,7 @@ impl Pairing {
         match event {
             None | Some(Event::Start | Event::Request(_)) => {}
             Some(Event::Response(head)) => {
-                if self.unpairable {
+                if self.certain == Some(0) {
                     return ledger.count(Item::UnpairedResponses);
                 }
                 let front = self.waiting.iter_mut().find(|p| p.answer.is_none());
@@ -350,9 +395,17 @@ impl Pairing {
                 match front {
                     Some(p) if head.status >= 200 || tunnel => {
                         (p.status, p.cache) = (Some(head.status), cache_of(&head.headers));
+                        self.certain = self.certain.map(|n| n.saturating_sub(1));
                     }
                     Some(_) => {}
-                    None => ledger.count(Item::UnpairedResponses),
+                    None => {
+                        ledger.count(Item::UnpairedResponses);
+                        // An answer to what was asked before the capture began, or one that overtook its request in it:
+                        // then all that follow would be off by one.
+                        if self.asked_once || self.from_start {
+                            self.certain = Some(0);
+                        }
+                    }
                 }
                 if tunnel {
                     let h2c = head.status == 101
@@ -549,6 +602,40 @@ mod tests {
         assert_eq!(
             (requests(&out).len(), ledger.get(Item::LostRequests), p.held_bytes()),
             (1_000, Some(0), 0)
+        );
+    }
+
+    /// An answer that overtook its request, or a hole, must not give every later request the answer of another.
+    #[test]
+    fn pairs_are_told_only_while_they_are_certain() {
+        let get = |n: u32| format!("GET /{n} HTTP/1.1\r\n\r\n");
+        let ok = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.server(data(1, &ok(201)), &mut ledger, &mut out);
+        for n in 1..4 {
+            p.client(data(u64::from(n) * 10, &get(n)), &mut ledger, &mut out);
+            p.server(data(u64::from(n) * 10 + 1, &ok(201 + n as u16)), &mut ledger, &mut out);
+        }
+        p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
+        assert!(
+            requests(&out).iter().all(|r| r.2.is_none()) && requests(&out).len() == 3,
+            "{:?}",
+            requests(&out)
+        );
+        // Two wait when a hole comes: their answers are theirs, those of what follows are not known.
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+        p.client(data(1, &(get(1) + &get(2))), &mut ledger, &mut out);
+        p.client(Piece::Gap { len: 40 }, &mut ledger, &mut out);
+        p.client(data(2, &get(4)), &mut ledger, &mut out);
+        p.server(data(3, &(ok(201) + &ok(202) + &ok(203) + &ok(204))), &mut ledger, &mut out);
+        p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
+        let mut got: Vec<_> = requests(&out).into_iter().map(|r| (r.1, r.2)).collect();
+        got.sort();
+        assert_eq!(
+            got,
+            [("/1".to_owned(), Some(201)), ("/2".to_owned(), Some(202)), ("/4".to_owned(), None)]
         );
     }
 

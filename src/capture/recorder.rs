@@ -4,6 +4,7 @@
 //! a SYN with another sequence number or after a long silence. Which side is the client is decided by the
 //! SYN, else by content: never by port.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::RawEvent;
@@ -13,9 +14,11 @@ use super::frame::{self, Endpoint, LinkType, Scope, Segment};
 use super::pairing::{Pairing, count_flow};
 use crate::limits::{
     CAPTURE_HELD_BYTES_MAX, EARLY_BYTES_MAX, FLOW_IDLE_MAX, FLOWS_MAX, OVER_KEPT, REASSEMBLY_SEGMENTS_MAX,
+    SHAPES_BYTES_MAX,
 };
 use crate::lookup::Lookup;
-use crate::trace::{Item, Ledger};
+use crate::trace::shape::SharedShape;
+use crate::trace::{EventKind, Item, Ledger};
 use crate::units::WallTime;
 use crate::wire::head::{looks_like_request, looks_like_response};
 
@@ -63,6 +66,9 @@ pub struct Recorder {
     last_sweep: WallTime,
     /// Bytes that all connections hold.
     held: usize,
+    /// Shapes of late.
+    shapes: Lookup<SharedShape, SharedShape>,
+    shapes_bytes: usize,
 }
 
 impl Recorder {
@@ -109,6 +115,8 @@ impl Recorder {
         let (ended, isn) = (flow.ended, flow.client_isn);
         if ended {
             self.close(key, true);
+            // Behind a reset the same numbers may begin anew (RFC 9293, section 3.5.1).
+            let isn = if s.rst { None } else { isn };
             if self.over.len() < FLOWS_MAX {
                 self.over.insert(key, (isn, s.at));
             }
@@ -185,7 +193,8 @@ impl Recorder {
         let quiet = |f: &Flow| now.0.saturating_sub(f.last_at.0) > ten_seconds;
         let said = self.flows.take_if(|_, f| (f.reset || matches!(f.fins, (Some(_), Some(_)))) && quiet(f));
         for (key, flow) in said {
-            self.over.insert(key, (flow.client_isn, flow.last_at));
+            let isn = if flow.reset { None } else { flow.client_isn };
+            self.over.insert(key, (isn, flow.last_at));
             self.finish_flow(flow, true);
         }
         self.over.take_if(|_, (_, at)| now.0.saturating_sub(at.0) > OVER_KEPT.as_nanos() as u64);
@@ -211,7 +220,25 @@ impl Recorder {
 
     /// Events that are complete.
     pub fn take_events(&mut self) -> Vec<RawEvent> {
-        std::mem::take(&mut self.out)
+        let mut events = std::mem::take(&mut self.out);
+        events.iter_mut().for_each(|e| self.share(e));
+        events
+    }
+
+    /// Requests that are alike share one shape.
+    fn share(&mut self, event: &mut RawEvent) {
+        let EventKind::Request(request) = &mut event.kind else { return };
+        if let Some(shape) = self.shapes.get(&*request.shape) {
+            request.shape = Arc::clone(shape);
+            return;
+        }
+        let bytes = request.shape.weight();
+        self.shapes_bytes += bytes;
+        if self.shapes_bytes > SHAPES_BYTES_MAX {
+            self.shapes.clear();
+            self.shapes_bytes = bytes;
+        }
+        self.shapes.insert(Arc::clone(&request.shape), Arc::clone(&request.shape));
     }
 
     /// The ledger, for counts that the reader of the file makes.
@@ -228,7 +255,7 @@ impl Recorder {
         for (_, flow) in self.flows.take_if(|_, _| true) {
             self.finish_flow(flow, false);
         }
-        (self.out, self.ledger)
+        (self.take_events(), self.ledger)
     }
 }
 
@@ -265,7 +292,8 @@ impl Flow {
             let fin = if from_low { &mut self.fins.0 } else { &mut self.fins.1 };
             fin.get_or_insert(behind);
         }
-        self.reset |= s.rst;
+        // A reset that is not where the stream is was meant for another, or forged (RFC 5961).
+        self.reset |= s.rst && if from_low { self.low.is_near(s.seq) } else { self.high.is_near(s.seq) };
         let whole = |side: &Reassembler, fin: Option<u32>| fin.is_some_and(|f| side.is_whole_to(f));
         let both = whole(&self.low, self.fins.0) && whole(&self.high, self.fins.1);
         self.ended = both || (self.reset && self.low.held_bytes() + self.high.held_bytes() == 0);
@@ -353,5 +381,86 @@ fn guess_client(from_low: bool, piece: Piece<'_>) -> Option<bool> {
         Piece::Data { bytes, .. } if bytes.contains(&b'\n') && looks_like_request(bytes) => Some(from_low),
         Piece::Data { bytes, .. } if bytes.len() >= 9 && looks_like_response(bytes) => Some(!from_low),
         Piece::Data { .. } | Piece::Gap { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    /// From the client or not, sequence number, acknowledgement, flags (S, F, R), payload.
+    type Step = (bool, u32, Option<u32>, &'static str, &'static str);
+
+    fn requests(steps: &[Step]) -> (usize, Ledger) {
+        let mut recorder = Recorder::default();
+        for (i, (client, seq, ack, flags, payload)) in steps.iter().enumerate() {
+            let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+            let (from, to, ports) = if *client { (a, b, (4000, 80)) } else { (b, a, (80, 4000)) };
+            let mut tcp = PacketBuilder::ipv4(from, to, 64).tcp(ports.0, ports.1, *seq, 500);
+            if let Some(ack) = ack {
+                tcp = tcp.ack(*ack);
+            }
+            for flag in flags.chars() {
+                tcp = match flag {
+                    'S' => tcp.syn(),
+                    'F' => tcp.fin(),
+                    _ => tcp.rst(),
+                };
+            }
+            let mut frame = Vec::new();
+            tcp.write(&mut frame, payload.as_bytes()).unwrap();
+            recorder.frame(
+                Ok(LinkType::RawIp),
+                WallTime(1_000_000_000 + i as u64 * 1_000_000),
+                &frame,
+                frame.len(),
+            );
+        }
+        let (events, ledger) = recorder.finish();
+        (events.iter().filter(|e| matches!(e.kind, EventKind::Request(_))).count(), ledger)
+    }
+
+    const GET: &str = "GET / HTTP/1.1\r\n\r\n";
+    const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+    #[test]
+    fn copies_after_the_end_are_no_requests() {
+        let (n, ledger) = requests(&[
+            (true, 100, None, "S", ""),
+            (false, 900, Some(101), "S", ""),
+            (true, 101, Some(901), "", GET),
+            (false, 901, Some(119), "F", OK),
+            (true, 119, Some(939), "F", ""),
+            (false, 939, Some(120), "", ""),
+            (true, 101, Some(901), "", GET),
+            (true, 101, Some(901), "F", GET),
+        ]);
+        assert_eq!((n, ledger.get(Item::Connections)), (1, Some(1)));
+    }
+
+    /// Recovery of a half-open connection (RFC 9293, section 3.5.1): the same first number, behind a reset.
+    #[test]
+    fn a_connection_behind_a_reset_is_a_new_one() {
+        let (n, _) = requests(&[
+            (true, 100, None, "S", ""),
+            (false, 5_000_000, Some(77), "", ""),
+            (true, 77, None, "R", ""),
+            (true, 100, None, "S", ""),
+            (false, 900, Some(101), "S", ""),
+            (true, 101, Some(901), "", GET),
+            (false, 901, Some(119), "", OK),
+            (true, 119, Some(939), "", GET),
+        ]);
+        assert_eq!(n, 2);
+        // A forged reset far from the stream ends nothing.
+        let (n, ledger) = requests(&[
+            (true, 100, None, "S", ""),
+            (false, 900, Some(101), "S", ""),
+            (true, 3_000_000_000, None, "R", ""),
+            (true, 101, Some(901), "", GET),
+        ]);
+        assert_eq!((n, ledger.get(Item::Connections)), (1, Some(1)));
     }
 }

@@ -134,7 +134,7 @@ pub fn shape(head: &RequestHead, scheme: Scheme) -> RequestShape {
     RequestShape {
         method: head.method.clone(),
         scheme,
-        authority: authority.map(drop_userinfo).or_else(host),
+        authority: authority.map(<[u8]>::to_vec).or_else(host).map(|a| drop_userinfo(&a)),
         target,
         version: head.version,
         headers: head.headers.iter().map(header).collect(),
@@ -329,6 +329,7 @@ mod tests {
             format!("GET /u/{s}%40example.com HTTP/1.1\nHost: h"),
             format!("GET /t/eyJ{s}.b.c HTTP/1.1\nHost: h"),
             format!("GET http://{s}:x@h/a HTTP/1.1\nHost: {s}@h"),
+            format!("GET / HTTP/1.1\nHost: bob:{s}@shop"),
             format!("GET / HTTP/1.1\nHost: h\nAuthorization: Bearer {s}"),
             format!("GET / HTTP/1.1\nHost: h\nCookie: sid={s}"),
             format!("GET / HTTP/1.1\nHost: h\nX-Api-Key: {s}"),

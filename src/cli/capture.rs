@@ -9,7 +9,7 @@ use super::progress::Progress;
 use crate::capture::access_log::format::Format;
 use crate::capture::access_log::json::JsonMap;
 use crate::capture::access_log::row::{Field, LineError, Row};
-use crate::capture::access_log::{LogRecorder, LogSource};
+use crate::capture::access_log::{self, LogRecorder, LogSource};
 use crate::capture::order::Orderer;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact;
@@ -17,7 +17,7 @@ use crate::edge::intake::log_file::{BadLine, Logs};
 use crate::edge::intake::open::{Input, Kind, open};
 use crate::edge::intake::trace_file::{self, NewTrace};
 use crate::edge::intake::{capture_file, gor_file, har_file};
-use crate::trace::writer::Written;
+use crate::trace::writer::{EVENT_BYTES_MAX, Written};
 use crate::trace::{Item, Ledger, Source, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
 
@@ -260,11 +260,12 @@ fn show(row: &Row<'_>) -> String {
     let at = row.start_stamp.or(row.stamp).map_or(0, |s| s.at.0);
     let at =
         jiff::Timestamp::from_nanosecond(i128::from(at)).map_or_else(|_| "?".to_owned(), |t| t.to_string());
-    let path = row.target.split(|b| b"?#;".contains(b)).next().unwrap_or_default();
-    let path: String = String::from_utf8_lossy(path).chars().take(24).collect();
+    let shape = access_log::make_shape(row);
+    let path: String =
+        shape.path().iter().filter(|b| b.is_ascii_graphic()).take(24).map(|b| char::from(*b)).collect();
     let status = row.status.map_or_else(|| "-".to_owned(), |s| s.to_string());
     let ms = row.duration_ns.map_or_else(String::new, |d| format!(", {} ms", d / 1_000_000));
-    format!("{at} {} {path} {status}{ms}", String::from_utf8_lossy(&row.method))
+    format!("{at} {} {path} {status}{ms}", String::from_utf8_lossy(&shape.method))
 }
 
 /// On a terminal: what was found, and how the first lines are understood.
@@ -380,6 +381,11 @@ impl Session {
     /// Writes the events whose place is certain; all of them at the end.
     fn drain(&mut self, all: bool) -> anyhow::Result<()> {
         while let Some(event) = self.order.pop(all, &mut self.ledger) {
+            // Redaction makes some targets longer; one request must not end the capture of all others.
+            if event.request().is_some_and(|r| r.shape.weight() > EVENT_BYTES_MAX) {
+                self.ledger.count(Item::TooLarge);
+                continue;
+            }
             let trace = match &mut self.trace {
                 Some(trace) => trace,
                 None => {

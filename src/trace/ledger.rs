@@ -66,6 +66,7 @@ items! {
     UnparsedLines "unparsed_lines" "log lines that could not be read",
     MalformedLines "malformed_lines" "log lines whose request is not HTTP",
     OtherLines "other_lines" "log lines that a program wrote about itself",
+    TooLarge "too_large" "requests whose head is too large for a trace",
     LateEvents "late_events" "events too far out of time order to be placed",
 }
 

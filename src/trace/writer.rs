@@ -14,6 +14,9 @@ use super::meta::TraceMeta;
 use crate::limits::{BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_TARGET, HEAD_BYTES_MAX, TRACE_SECONDS_MAX};
 use crate::units::NANOS_PER_SEC;
 
+/// Largest weight of a request's shape.
+pub const EVENT_BYTES_MAX: usize = HEAD_BYTES_MAX * 2;
+
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
@@ -122,8 +125,8 @@ impl<W: Write> TraceWriter<W> {
         }
         if let Some(request) = event.request() {
             let found = request.shape.weight();
-            if found > HEAD_BYTES_MAX * 2 {
-                return Err(TraceError::EventTooLarge { found, max: HEAD_BYTES_MAX * 2 });
+            if found > EVENT_BYTES_MAX {
+                return Err(TraceError::EventTooLarge { found, max: EVENT_BYTES_MAX });
             }
             self.requests += 1;
         }

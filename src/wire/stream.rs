@@ -117,6 +117,12 @@ impl MessageStream {
         self.state == State::Idle
     }
 
+    /// Whether the next bytes belong to a body whose length is known.
+    #[must_use]
+    pub fn is_in_known_body(&self) -> bool {
+        matches!(self.state, State::Length { left } if left > 0)
+    }
+
     /// Bytes held: a head, chunk line or trailers under way.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

@@ -117,7 +117,7 @@ impl LogRecorder {
         let behind_proxy = place.behind_proxy;
         let read = place.format.parse_value(value);
         match read {
-            Ok((row, mark)) => Ok(self.hold(&row, mark, behind_proxy)),
+            Ok((row, mark)) => Ok(self.hold(source, &row, mark, behind_proxy)),
             Err(error) => {
                 self.count_bad(error);
                 Err(error)
@@ -145,7 +145,7 @@ impl LogRecorder {
         let taken = if format.comment(line) {
             Ok(None)
         } else {
-            format.parse(line).map(|(row, mark)| self.hold(&row, mark, behind_proxy))
+            format.parse(line).map(|(row, mark)| self.hold(source, &row, mark, behind_proxy))
         };
         if let Some(place) = self.sources.get_mut(source) {
             place.format = format;
@@ -153,7 +153,13 @@ impl LogRecorder {
         taken
     }
 
-    fn hold(&mut self, row: &Row<'_>, mark: template::Mark, behind_proxy: bool) -> Option<WallTime> {
+    fn hold(
+        &mut self,
+        source: usize,
+        row: &Row<'_>,
+        mark: template::Mark,
+        behind_proxy: bool,
+    ) -> Option<WallTime> {
         let (stamp, mark) = match (row.start_stamp, row.stamp) {
             (Some(start), _) => (start, template::Mark::Start),
             (None, Some(stamp)) => (stamp, mark),
@@ -163,7 +169,7 @@ impl LogRecorder {
         let held = Held {
             at: stamp.at,
             arrival: Provenance::Inferred,
-            who: Who::of(row, self.seed, behind_proxy),
+            who: Who::of(row, self.seed, source as u64, behind_proxy),
             shape: self.shape(row),
             status: row.status,
             request_body: row.request_body,
@@ -197,7 +203,7 @@ impl LogRecorder {
         if self.shapes.len() >= LOG_SHAPES_MAX {
             self.shapes.clear();
         }
-        let shape = Arc::new(make_shape(row, version));
+        let shape = Arc::new(make_shape(row));
         self.shapes.insert(key, Arc::clone(&shape));
         shape
     }
@@ -250,7 +256,10 @@ impl LogRecorder {
     }
 }
 
-fn make_shape(row: &Row<'_>, version: Version) -> crate::trace::RequestShape {
+/// The shape of a line's request, redacted.
+#[must_use]
+pub fn make_shape(row: &Row<'_>) -> crate::trace::RequestShape {
+    let version = row.version.unwrap_or(Version::Http11);
     let field = |name: &str, value: &[u8]| {
         (!value.is_empty()).then(|| HeaderLine { name: name.as_bytes().to_vec(), value: value.to_vec() })
     };

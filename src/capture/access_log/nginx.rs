@@ -138,7 +138,10 @@ fn field(name: &str) -> Field {
 
 /// `accept_language` as `Accept-Language`: the case that was sent is not in the log.
 pub(super) fn title(name: &str) -> Vec<u8> {
-    let word = |w: &str| w[..1].to_ascii_uppercase() + &w[1..];
+    let word = |w: &str| {
+        let mut chars = w.chars();
+        chars.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(chars).collect::<String>()
+    };
     name.split(['_', '-']).filter(|w| !w.is_empty()).map(word).collect::<Vec<_>>().join("-").into_bytes()
 }
 
@@ -196,7 +199,7 @@ mod tests {
             ("log_format x escape=yes '$msec';", "escape=yes"),
             ("log_format x '$msec", "not closed"),
             ("log_format x $msec;", "in quotes"),
-            ("$ $msec", "without the name"),
+            ("$ $msec", "without the name"), ("${http_é} $status", "has no time"),
         ];
         for (directive, want) in table {
             let error = template(directive).unwrap_err().to_string();

@@ -40,8 +40,9 @@ pub struct Who {
 
 impl Who {
     /// From a line. `forwarded` says that the log was written behind a proxy: the first forwarded address is the client.
+    /// `source` is the log's number: two servers count their connections alike.
     #[must_use]
-    pub fn of(row: &Row<'_>, seed: u64, behind_proxy: bool) -> Self {
+    pub fn of(row: &Row<'_>, seed: u64, source: u64, behind_proxy: bool) -> Self {
         let shared = row.version == Some(Version::Http2);
         let first = row.forwarded.split(|b| *b == b',').next().unwrap_or_default().trim_ascii();
         if behind_proxy && !first.is_empty() {
@@ -54,9 +55,8 @@ impl Who {
         let recorded = !behind_proxy && (!row.port.is_empty() || !row.connection.is_empty());
         let agent: &[u8] = if recorded { b"" } else { &row.user_agent };
         let port: &[u8] = if row.connection.is_empty() { &row.port } else { &row.connection };
-        let client: &[u8] = if recorded && !row.connection.is_empty() { b"" } else { &row.client };
-        let port = if recorded { port } else { b"" };
-        Self { key: hash128(seed, &(client, agent, port, shared)), recorded, shared }
+        let (port, source) = if recorded { (port, source) } else { (&b""[..], 0) };
+        Self { key: hash128(seed, &(&row.client[..], agent, port, shared, source)), recorded, shared }
     }
 }
 
@@ -192,7 +192,7 @@ mod tests {
             version: Some(version),
             ..Row::default()
         };
-        Who::of(&row, 1, false)
+        Who::of(&row, 1, 0, false)
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
             user_agent: b"ua"[..].into(),
             ..Row::default()
         };
-        let edge = |r: &Row<'_>| Who::of(r, 1, false);
+        let edge = |r: &Row<'_>| Who::of(r, 1, 0, false);
         let a = edge(&row(b"1.1.1.1", b"10", b"", b""));
         assert!(
             a.recorded
@@ -253,7 +253,13 @@ mod tests {
                 && a != edge(&row(b"1.1.1.2", b"10", b"", b""))
         );
         assert_eq!(edge(&row(b"1.1.1.1", b"", b"7", b"")), edge(&row(b"1.1.1.1", b"", b"7", b"9.9.9.9")));
-        let proxied = |r: &Row<'_>| Who::of(r, 1, true);
+        let serial = row(b"1.1.1.1", b"", b"7", b"");
+        assert_ne!(
+            Who::of(&serial, 1, 0, false),
+            Who::of(&serial, 1, 1, false),
+            "another server's connection"
+        );
+        let proxied = |r: &Row<'_>| Who::of(r, 1, 0, true);
         let b = proxied(&row(b"10.0.0.1", b"10", b"7", b"9.9.9.9, 10.0.0.2"));
         assert!(
             !b.recorded && b == proxied(&row(b"10.0.0.3", b"11", b"8", b"9.9.9.9")),

@@ -21,11 +21,13 @@ impl Spread {
         Self { seed }
     }
 
-    /// Nanoseconds within `second` for `n` lines in the order of the file.
+    /// Nanoseconds within `second` for `n` lines in the order of the file; `round` differs where a second is spread again,
+    /// for lines that came late.
     #[must_use]
-    pub fn places(&self, second: u64, n: usize) -> Vec<u64> {
-        let mut places: Vec<u64> =
-            (0..n as u64).map(|i| mix64(self.seed ^ mix64(second) ^ i) % NANOS_PER_SEC).collect();
+    pub fn places(&self, second: u64, n: usize, round: u64) -> Vec<u64> {
+        let mut places: Vec<u64> = (0..n as u64)
+            .map(|i| mix64(self.seed ^ mix64(second ^ round << 40) ^ i) % NANOS_PER_SEC)
+            .collect();
         places.sort_unstable();
         places
     }
@@ -40,9 +42,9 @@ mod tests {
     proptest! {
         #[test]
         fn order_and_second_are_kept(second in any::<u32>(), n in 0usize..200, seed in any::<u64>()) {
-            let places = Spread::new(seed).places(u64::from(second), n);
+            let places = Spread::new(seed).places(u64::from(second), n, 0);
             prop_assert!(places.len() == n && places.is_sorted() && places.iter().all(|p| *p < NANOS_PER_SEC));
-            prop_assert_eq!(&places, &Spread::new(seed).places(u64::from(second), n));
+            prop_assert_eq!(&places, &Spread::new(seed).places(u64::from(second), n, 0));
         }
     }
 }

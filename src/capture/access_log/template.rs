@@ -136,7 +136,9 @@ impl Template {
                     let end = match end {
                         Some(end) => end,
                         // A line that was cut while it was written has said enough.
-                        None if optional || last => rest.len(),
+                        None if (optional || last) && matches!(field, Field::UserAgent | Field::Referer) => {
+                            rest.len()
+                        }
                         None => return Err(form(at, "a value and its end are expected")),
                     };
                     row.set(field, &rest[..end], self.escape)?;

@@ -77,7 +77,7 @@ impl<'de> Visitor<'de> for Archive<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             if key == "log" {
-                map.next_value_seed(Log(&mut *self.0))?
+                map.next_value_seed(Log(&mut *self.0))?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -94,7 +94,7 @@ impl<'de> Visitor<'de> for Log<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             if key == "entries" {
-                map.next_value_seed(Entries(&mut *self.0))?
+                map.next_value_seed(Entries(&mut *self.0))?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }

@@ -102,7 +102,8 @@ impl Log {
         let limit = LOG_LINE_BYTES_MAX as u64 + 2;
         let n = match self.input.by_ref().take(limit).read_until(b'\n', text) {
             Ok(n) => n,
-            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            // A compressed file that was cut, or has something else behind it.
+            Err(e) if is_cut(&e) => {
                 recorder.ledger_mut().count(Item::CutFiles);
                 return Ok(false);
             }
@@ -114,7 +115,11 @@ impl Log {
         self.line += 1;
         let mut extra = 0;
         if !text.ends_with(b"\n") && n as u64 == limit {
-            extra = skip_line(&mut self.input)?;
+            extra = match skip_line(&mut self.input) {
+                Ok(n) => n,
+                Err(e) if is_cut(&e) => 0,
+                Err(e) => return Err(anyhow::Error::from(e).context(format!("cannot read {}", self.name))),
+            };
         }
         let bytes = text.strip_suffix(b"\n").unwrap_or(text);
         let bytes = if self.line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
@@ -128,6 +133,11 @@ impl Log {
         self.offset += n as u64 + extra;
         Ok(true)
     }
+}
+
+fn is_cut(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof)
 }
 
 /// Skips to behind the next line end and returns how many bytes that was.
