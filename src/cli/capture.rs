@@ -393,7 +393,7 @@ impl Session {
                     self.trace.insert(trace_file::create(&self.path, &self.meta)?)
                 }
             };
-            trace.push(&event)?;
+            trace.push(event)?;
         }
         Ok(())
     }
@@ -432,8 +432,11 @@ fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Writte
         written.bytes
     )?;
     if written.requests == 0 {
-        writeln!(out, "no HTTP/1 requests were found; the ledger says what was there instead")?;
+        writeln!(out, "no requests were found; the ledger says what was there instead")?;
     }
+    let (share, hidden) = ledger.completeness(written.requests);
+    let more = if hidden { "; more may hide in what could not be read" } else { "" };
+    writeln!(out, "complete: {:.2} % of the requests that were seen{more}", share * 100.0)?;
     for (item, n) in ledger.rows() {
         if let Some(n) = n.filter(|n| *n > 0) {
             writeln!(out, "  {n:>10}  {}", item.words())?;

@@ -111,6 +111,9 @@ fn info(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<u8> {
         writeln!(out, "  source      {} ({})", source.name, source.format)?;
     }
     if let End::Whole { ledger, .. } = &end {
+        let (share, hidden) = ledger.completeness(summary.requests);
+        let more = if hidden { "; more may hide in what could not be read" } else { "" };
+        writeln!(out, "  complete    {:.2} % of the requests that were seen{more}", share * 100.0)?;
         for (item, n) in ledger.rows() {
             if let Some(n) = n.filter(|n| *n > 0) {
                 writeln!(out, "  ledger      {n:>8}  {}", item.words())?;

@@ -107,6 +107,38 @@ impl Ledger {
         Item::ALL.iter().map(|i| (*i, self.get(*i)))
     }
 
+    /// How many of the requests that were seen are in the trace, which has `recorded`: a share, and whether more may hide
+    /// in what could not be read (holes, cut frames, connections given up or lost).
+    #[must_use]
+    pub fn completeness(&self, recorded: u64) -> (f64, bool) {
+        let count =
+            |items: &[Item]| items.iter().fold(0u64, |n, i| n.saturating_add(self.get(*i).unwrap_or(0)));
+        let lost = count(&[
+            Item::LostRequests,
+            Item::IncompleteRequests,
+            Item::MalformedRequests,
+            Item::UnparsedLines,
+            Item::MalformedLines,
+            Item::LateEvents,
+            Item::TooLarge,
+        ]);
+        let hidden = count(&[
+            Item::KernelDrops,
+            Item::CutFiles,
+            Item::Truncated,
+            Item::FramesUnparsed,
+            Item::FramesUnsupported,
+            Item::FragmentsLost,
+            Item::Tunnelled,
+            Item::ConnectionsEvicted,
+            Item::ConnectionsTls,
+            Item::Http2Lost,
+            Item::Gaps,
+        ]);
+        let all = recorded.saturating_add(lost);
+        (if all == 0 { 1.0 } else { recorded as f64 / all as f64 }, hidden > 0)
+    }
+
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (item, n) in other.rows() {
@@ -137,6 +169,20 @@ mod tests {
         assert_eq!(ledger.get(Item::Gaps), Some(0));
         ledger.add(Item::KernelDrops, 0);
         assert_eq!(ledger.get(Item::KernelDrops), Some(0));
+    }
+
+    #[test]
+    fn completeness_counts_what_was_seen_and_says_what_may_hide() {
+        let mut ledger = Ledger::default();
+        assert_eq!((ledger.completeness(0), ledger.completeness(7)), ((1.0, false), (1.0, false)));
+        ledger.add(Item::MalformedLines, 1);
+        ledger.add(Item::LateEvents, 1);
+        // Lines of a program about itself, and answers, are no requests.
+        ledger.add(Item::OtherLines, 50);
+        ledger.add(Item::UnpairedRequests, 50);
+        assert_eq!(ledger.completeness(98), (0.98, false));
+        ledger.add(Item::Gaps, 1);
+        assert_eq!(ledger.completeness(98), (0.98, true));
     }
 
     #[test]

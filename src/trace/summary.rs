@@ -88,9 +88,12 @@ impl Summary {
         let at = |ns: Option<u64>| ns.map(|ns| WallTime(meta.started_at.0.saturating_add(ns)).rfc3339());
         let per_request = (self.requests > 0).then(|| bytes as f64 / self.requests as f64);
         let source = |s: &super::Source| json!({"name": s.name, "format": s.format});
-        let ledger = match end {
-            End::Whole { ledger, .. } => ledger_json(ledger),
-            End::Cut { .. } => Value::Null,
+        let (ledger, completeness) = match end {
+            End::Whole { ledger, .. } => {
+                let (share, more_may_hide) = ledger.completeness(self.requests);
+                (ledger_json(ledger), json!({"share": share, "more_may_hide": more_may_hide}))
+            }
+            End::Cut { .. } => (Value::Null, Value::Null),
         };
         json!({
             "requests": self.requests,
@@ -117,6 +120,7 @@ impl Summary {
             "made_by": meta.made_by,
             "whole": matches!(end, End::Whole { .. }),
             "warning": end.warning(),
+            "completeness": completeness,
             "ledger": ledger,
         })
     }

@@ -4,14 +4,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use anyhow::Context;
 
-use crate::trace::TraceMeta;
 use crate::trace::outline::Outline;
 use crate::trace::reader::TraceReader;
 use crate::trace::writer::{TraceWriter, Written};
-use crate::trace::{Ledger, TraceEvent};
+use crate::trace::{Ledger, TraceError, TraceEvent, TraceMeta};
 
 /// A trace being read from a file.
 pub type TraceFile = TraceReader<BufReader<File>>;
@@ -40,10 +41,21 @@ pub fn outline(path: &Path) -> anyhow::Result<Option<Outline>> {
     Outline::read(&mut file).with_context(|| format!("cannot read {show}"))
 }
 
-/// A trace being written: it gets its name only when it is whole.
+/// Events handed to the writing thread at once.
+const BATCH: usize = 1_024;
+
+/// Batches that may wait for it.
+const BATCHES_WAITING: usize = 8;
+
+type Writer = TraceWriter<BufWriter<File>>;
+
+/// A trace being written, by a thread of its own: packing blocks takes as long as reading what goes into them. It gets its
+/// name only when it is whole.
 #[derive(Debug)]
 pub struct NewTrace {
-    writer: TraceWriter<BufWriter<File>>,
+    batch: Vec<TraceEvent>,
+    batches: SyncSender<Vec<TraceEvent>>,
+    thread: Option<JoinHandle<Result<Writer, TraceError>>>,
     partial: PathBuf,
     path: PathBuf,
 }
@@ -58,25 +70,56 @@ pub fn create(path: &Path, meta: &TraceMeta) -> anyhow::Result<NewTrace> {
     let partial = PathBuf::from(partial);
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
     let file = file.with_context(|| format!("cannot create {}", partial.display()))?;
-    let writer = TraceWriter::new(BufWriter::with_capacity(1 << 18, file), meta)?;
-    Ok(NewTrace { writer, partial, path: path.to_owned() })
+    let mut writer = TraceWriter::new(BufWriter::with_capacity(1 << 18, file), meta)?;
+    let (batches, waiting) = sync_channel::<Vec<TraceEvent>>(BATCHES_WAITING);
+    let thread = std::thread::Builder::new().name("trace".to_owned()).spawn(move || {
+        for batch in waiting {
+            for event in &batch {
+                writer.push(event)?;
+            }
+        }
+        Ok(writer)
+    })?;
+    let batch = Vec::with_capacity(BATCH);
+    Ok(NewTrace { batch, batches, thread: Some(thread), partial, path: path.to_owned() })
 }
 
 impl NewTrace {
     /// Adds one event.
     ///
     /// # Errors
-    /// When it is out of order or the disk fails.
-    pub fn push(&mut self, event: &TraceEvent) -> anyhow::Result<()> {
-        self.writer.push(event).with_context(|| format!("cannot write {}", self.partial.display()))
+    /// When one was out of order or the disk failed.
+    pub fn push(&mut self, event: TraceEvent) -> anyhow::Result<()> {
+        self.batch.push(event);
+        if self.batch.len() >= BATCH { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> anyhow::Result<()> {
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        if self.batches.send(batch).is_ok() {
+            return Ok(());
+        }
+        // The thread has ended before its time: it says why.
+        self.writer().and_then(|_| anyhow::bail!("the trace was ended too early"))
+    }
+
+    fn writer(&mut self) -> anyhow::Result<Writer> {
+        let partial = self.partial.display().to_string();
+        let thread = self.thread.take().with_context(|| format!("{partial} was given up before"))?;
+        let ended = thread.join().map_err(|_| anyhow::anyhow!("the thread that writes {partial} died"))?;
+        ended.with_context(|| format!("cannot write {partial}"))
     }
 
     /// Ends the trace and gives it its name.
     ///
     /// # Errors
     /// When the disk fails; the partial file is left for inspection.
-    pub fn finish(self, ledger: &Ledger) -> anyhow::Result<Written> {
-        let (out, written) = self.writer.finish(ledger)?;
+    pub fn finish(mut self, ledger: &Ledger) -> anyhow::Result<Written> {
+        self.send()?;
+        // Nothing more comes: the thread ends.
+        let (last, _) = sync_channel(0);
+        drop(std::mem::replace(&mut self.batches, last));
+        let (out, written) = self.writer()?.finish(ledger)?;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         file.sync_all().with_context(|| format!("cannot write {}", self.partial.display()))?;
         std::fs::rename(&self.partial, &self.path).with_context(|| {
