@@ -6,7 +6,7 @@
 use super::clock::TimeForm;
 use super::escape::Escape;
 use super::row::{Field, Unit};
-use super::template::{BadDirective, Mark, Step, Template};
+use super::template::{BadDirective, Mark, Part, Step, Template, parts};
 
 /// Compiles `log_format name '...' '...';`, or only the format itself.
 ///
@@ -14,33 +14,20 @@ use super::template::{BadDirective, Mark, Step, Template};
 /// [`BadDirective`].
 pub fn template(directive: &str) -> Result<Template, BadDirective> {
     let (format, escape) = unwrap(directive.trim())?;
-    let (mut steps, mut names, mut rest) = (Vec::new(), Vec::new(), format.as_str());
-    while !rest.is_empty() {
-        let Some(dollar) = rest.find('$') else {
-            steps.push(Step::Literal(rest.as_bytes().to_vec()));
-            break;
-        };
-        if dollar > 0 {
-            steps.push(Step::Literal(rest.as_bytes()[..dollar].to_vec()));
-        }
-        let behind = &rest[dollar + 1..];
-        let (name, used) = match behind.strip_prefix('{').and_then(|b| b.split_once('}')) {
-            Some((name, _)) => (name, name.len() + 2),
-            None => {
-                let n = behind.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
-                (&behind[..n], n)
+    let (mut steps, mut names) = (Vec::new(), Vec::new());
+    for part in parts(&format) {
+        match part {
+            Part::Text(text) => steps.push(Step::Literal(text.as_bytes().to_vec())),
+            Part::Variable("") => {
+                return Err(BadDirective::Syntax("a $ without the name of a variable".to_owned()));
             }
-        };
-        if name.is_empty() {
-            return Err(BadDirective::Syntax("a $ without the name of a variable".to_owned()));
+            // The `?` between path and query comes with the query.
+            Part::Variable("is_args") => {}
+            Part::Variable(name) => {
+                steps.push(Step::Field(field(name)));
+                names.push(format!("${name}"));
+            }
         }
-        rest = &behind[used..];
-        // The `?` between path and query comes with the query.
-        if name == "is_args" {
-            continue;
-        }
-        steps.push(Step::Field(field(name)));
-        names.push(format!("${name}"));
     }
     Template::new(steps, escape, Mark::End, &names)
 }

@@ -6,7 +6,7 @@
 use super::clock::TimeForm;
 use super::escape::Escape;
 use super::row::{Field, Unit};
-use super::template::{Mark, Step, Template};
+use super::template::{Mark, Part, Step, Template, parts};
 
 /// A named text format.
 #[derive(Debug, Clone, Copy)]
@@ -147,26 +147,11 @@ impl Preset {
 }
 
 fn compile(text: &str, escape: Escape, mark: Mark) -> Option<Template> {
-    let (mut steps, mut rest) = (Vec::new(), text);
-    while !rest.is_empty() {
-        let Some(dollar) = rest.find('$') else {
-            steps.push(Step::Literal(rest.as_bytes().to_vec()));
-            break;
-        };
-        if dollar > 0 {
-            steps.push(Step::Literal(rest.as_bytes()[..dollar].to_vec()));
-        }
-        let behind = &rest[dollar + 1..];
-        let (name, used) = match behind.strip_prefix('{').and_then(|b| b.split_once('}')) {
-            Some((name, _)) => (name, name.len() + 2),
-            None => {
-                let n = behind.bytes().take_while(u8::is_ascii_lowercase).count();
-                (&behind[..n], n)
-            }
-        };
-        steps.push(step(name)?);
-        rest = &behind[used..];
-    }
+    let one = |part: Part<'_>| match part {
+        Part::Text(text) => Some(Step::Literal(text.as_bytes().to_vec())),
+        Part::Variable(name) => step(name),
+    };
+    let steps = parts(text).into_iter().map(one).collect::<Option<Vec<_>>>()?;
     Template::new(steps, escape, mark, &[]).ok()
 }
 

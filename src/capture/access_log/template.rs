@@ -58,6 +58,38 @@ pub enum BadDirective {
     },
 }
 
+/// A part of a format in nginx's notation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'f> {
+    /// Text as it stands.
+    Text(&'f str),
+    /// The name of a variable, `$name` or `${name}`; empty behind a `$` that names none.
+    Variable(&'f str),
+}
+
+/// The parts of a format in nginx's notation.
+#[must_use]
+pub fn parts(format: &str) -> Vec<Part<'_>> {
+    let (mut out, mut rest) = (Vec::new(), format);
+    while !rest.is_empty() {
+        let dollar = rest.find('$').unwrap_or(rest.len());
+        if dollar > 0 {
+            out.push(Part::Text(&rest[..dollar]));
+        }
+        let Some(behind) = rest.get(dollar + 1..) else { break };
+        let (name, used) = match behind.strip_prefix('{').and_then(|b| b.split_once('}')) {
+            Some((name, _)) => (name, name.len() + 2),
+            None => {
+                let n = behind.bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
+                (&behind[..n], n)
+            }
+        };
+        out.push(Part::Variable(name));
+        rest = &behind[used..];
+    }
+    out
+}
+
 impl Template {
     /// Checks that the steps can be matched and that a request can come of them. `names` are those of the fields, for errors.
     ///

@@ -85,7 +85,8 @@ impl Window {
     /// Takes a line whose stamp is of `mark` and cut to `resolution_ns`.
     pub fn push(&mut self, held: Held, mark: Mark, resolution_ns: u64) {
         if resolution_ns < NANOS_PER_SEC {
-            return self.place(held, mark, true);
+            let bytes = bytes_of(&held);
+            return self.place(held, mark, true, bytes);
         }
         let second = held.at.0 / NANOS_PER_SEC;
         let late = LOG_LATE.as_secs();
@@ -117,12 +118,12 @@ impl Window {
         for ((mark, mut held, bytes), place) in lines.into_iter().zip(places) {
             self.bytes -= bytes;
             held.at = WallTime(second * NANOS_PER_SEC + place);
-            self.place(held, mark, false);
+            self.place(held, mark, false, bytes);
         }
     }
 
     /// Derives the arrival and puts the line into the calendar. `exact` where the stamp was not spread.
-    fn place(&mut self, mut held: Held, mark: Mark, exact: bool) {
+    fn place(&mut self, mut held: Held, mark: Mark, exact: bool, bytes: usize) {
         let ended = mark == Mark::End;
         held.arrival = match (exact, ended, held.duration_ns) {
             (true, false, _) => Provenance::Recorded,
@@ -133,7 +134,6 @@ impl Window {
         if ended {
             held.at = WallTime(held.at.0.saturating_sub(held.duration_ns.unwrap_or(0)));
         }
-        let bytes = bytes_of(&held);
         self.calendar.push(held.at, held, bytes);
     }
 
