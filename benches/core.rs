@@ -53,7 +53,8 @@ fn main() {
     let input = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/captures/demo.pcap")).unwrap();
     let mut rounds = 0u64;
     while start.elapsed() < Duration::from_secs(2) {
-        let mut recorder = replay::capture::recorder::Recorder::default();
+        let mut recorder =
+            replay::capture::recorder::Recorder::new(replay::capture::redact::Redactor::with_key(b"bench"));
         replay::edge::intake::capture_file::read(std::io::Cursor::new(input.clone()), &mut recorder, |_| ())
             .unwrap();
         black_box(recorder.finish().0.len());

@@ -200,6 +200,9 @@ pub const ONE_SIDED_AFTER: Duration = Duration::from_secs(10);
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest file of redaction rules, bytes: thousands of names.
+pub const REDACT_RULES_BYTES_MAX: u64 = 256 * 1024;
+
 /// Events held back to put them into time order.
 pub const REORDER_EVENTS_MAX: usize = 400_000;
 

@@ -478,12 +478,19 @@ fn unmatched(want: &mut Vec<LogRow>, got: &[Value], any_time: bool) -> usize {
             found.map(|i| times.swap_remove(i)).is_none()
         });
     }
+    // Those of which most is left first: they fit the fewest rows.
+    left.sort_by_key(|r| {
+        (word(r, "path").matches("REDACTED-").count(), std::cmp::Reverse(word(r, "path").len()))
+    });
     let mut rest: Vec<(Key, f64)> =
         rows.into_iter().flat_map(|(k, t)| t.into_iter().map(move |t| (k.clone(), t))).collect();
     for exact in [true, false] {
         left.retain(|r| {
             let path = word(r, "path");
-            let parts: Vec<&str> = path.split("REDACTED").collect();
+            // Behind each mark stand twelve digits of a hash.
+            let behind = |(i, part): (usize, &'_ str)| if i == 0 { part } else { &part[12..] }.to_owned();
+            let parts: Vec<String> = path.split("REDACTED-").enumerate().map(behind).collect();
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             let slack = r["duration_ms"].as_f64().unwrap_or(0.0) / 1e3 + 1.001;
             let near = |row: f64| {
                 if exact { row.floor() as i64 == at(r).floor() as i64 } else { (row - at(r)).abs() <= slack }

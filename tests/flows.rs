@@ -17,7 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use replay::capture::redact;
+use replay::capture::redact::Redactor;
 use replay::trace::event::{
     ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent,
 };
@@ -221,10 +221,11 @@ fn head(text: &str) -> RequestHead {
 
 /// A trace of `sessions` like `visit`, redacted as every capture is, one connection each.
 fn record(dir: &Path, sessions: u64, visit: &[Recorded<'_>]) -> String {
+    let redactor = Redactor::with_key(b"flows");
     let meta = TraceMeta {
         started_at: WallTime(1_700_000_000_000_000_000),
         sources: Vec::new(),
-        redaction: redact::RULES.to_owned(),
+        redaction: redactor.words(),
         resolution_ns: 1,
         spread_seed: None,
         made_by: "flows".to_owned(),
@@ -240,7 +241,7 @@ fn record(dir: &Path, sessions: u64, visit: &[Recorded<'_>]) -> String {
         events.push(TraceEvent { at: at(1_500), session, connection: 0, kind: EventKind::Open(connection) });
         for (ms, text, body, status) in visit {
             let facts = RequestFacts {
-                shape: Arc::new(redact::shape(&head(text), Scheme::Http)),
+                shape: Arc::new(redactor.shape(&head(text), Scheme::Http)),
                 arrival: Provenance::Recorded,
                 connection: Provenance::Recorded,
                 body_len: Fact::recorded(*body),

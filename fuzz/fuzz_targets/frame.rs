@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((kind, mut rest)) = data.split_first() else { return };
     let links = [1, 9, 12, 0, 113, 276, 239];
     let link = LinkType::from_number(links[usize::from(*kind) % links.len()]);
-    let (mut recorder, mut at) = (Recorder::default(), 1_000_000_000u64);
+    let (mut recorder, mut at) = (Recorder::new(replay::capture::redact::Redactor::with_key(b"k")), 1_000_000_000u64);
     while let Some((len, more)) = rest.split_first() {
         let n = usize::from(*len).min(more.len());
         recorder.frame(link, WallTime(at), &more[..n], n + usize::from(*len & 3));

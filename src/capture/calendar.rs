@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::order::Until;
 use crate::units::{NANOS_PER_SEC, WallTime};
 
 /// Things waiting, by second.
@@ -36,11 +37,19 @@ impl<T> Calendar<T> {
         self.bytes += bytes;
     }
 
-    /// The oldest thing, when more wait than may, or if `all` must leave. Things of the same time leave as they came. One
-    /// that came too late leaves late: the caller sees that its time is before the last one's.
-    pub fn pop(&mut self, all: bool) -> Option<(WallTime, T)> {
+    /// The oldest thing, when more wait than may, or of those that must leave: whole seconds before a time, or all. Things
+    /// of the same time leave as they came. One that came too late leaves late: the caller sees that its time is before the
+    /// last one's.
+    pub fn pop(&mut self, until: Until) -> Option<(WallTime, T)> {
         if self.leaving.is_empty() {
-            if !all && self.waiting <= self.most && self.bytes <= self.most_bytes {
+            let full = self.waiting > self.most || self.bytes > self.most_bytes;
+            let (first, _) = self.seconds.first_key_value()?;
+            let due = match until {
+                Until::Full => false,
+                Until::Before(at) => first.saturating_add(1).saturating_mul(NANOS_PER_SEC) <= at.0,
+                Until::End => true,
+            };
+            if !full && !due {
                 return None;
             }
             let (_, (mut bucket, bytes)) = self.seconds.pop_first()?;
@@ -74,9 +83,9 @@ mod tests {
             let (mut calendar, mut out) = (Calendar::new(most, usize::MAX), Vec::new());
             for (i, at) in times.iter().enumerate() {
                 calendar.push(WallTime(*at), i, 10);
-                while let Some(thing) = calendar.pop(false) { out.push(thing); }
+                while let Some(thing) = calendar.pop(Until::Full) { out.push(thing); }
             }
-            while let Some(thing) = calendar.pop(true) { out.push(thing); }
+            while let Some(thing) = calendar.pop(Until::End) { out.push(thing); }
             prop_assert_eq!(out.len(), times.len());
             if times.len() <= most {
                 let mut want: Vec<_> = times.iter().enumerate().map(|(i, at)| (WallTime(*at), i)).collect();

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use super::access_log::row::LineError;
 use super::access_log::session::{Who, hash128};
 use super::access_log::window::Held;
-use super::redact;
+use super::redact::Redactor;
 use crate::limits::GOR_WAITING_MAX;
 use crate::lookup::Lookup;
 use crate::trace::{Provenance, Scheme};
@@ -27,6 +27,7 @@ pub const SEPARATOR: &[u8] = "\n🐵🙈🙉\n".as_bytes();
 #[derive(Debug)]
 pub struct Gor {
     seed: u64,
+    redactor: Redactor,
     waiting: Lookup<Vec<u8>, Held>,
     order: VecDeque<Vec<u8>>,
 }
@@ -60,8 +61,8 @@ pub fn looks_like(head: &[u8]) -> bool {
 impl Gor {
     /// Sessions are told by hashes with `seed`.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self { seed, waiting: Lookup::default(), order: VecDeque::new() }
+    pub fn new(seed: u64, redactor: Redactor) -> Self {
+        Self { seed, redactor, waiting: Lookup::default(), order: VecDeque::new() }
     }
 
     /// Takes one record, without the separator. Complete requests go to `out`.
@@ -95,7 +96,7 @@ impl Gor {
             at: WallTime(facts.at),
             arrival: Provenance::Recorded,
             who: self.who(&head),
-            shape: std::sync::Arc::new(redact::shape(&head, Scheme::Http)),
+            shape: std::sync::Arc::new(self.redactor.shape(&head, Scheme::Http)),
             status: None,
             request_body,
             response_len: None,
@@ -154,7 +155,7 @@ mod tests {
     use super::*;
 
     fn told(records: &[&str]) -> (Vec<String>, Vec<Result<(), LineError>>) {
-        let (mut gor, mut out) = (Gor::new(1), Vec::new());
+        let (mut gor, mut out) = (Gor::new(1, Redactor::with_key(b"k")), Vec::new());
         let results = records.iter().map(|r| gor.record(r.as_bytes(), &mut out)).collect();
         gor.finish(&mut out);
         let one = |h: &Held| {
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_nothing_is_lost() {
-        let (mut gor, mut out) = (Gor::new(1), Vec::new());
+        let (mut gor, mut out) = (Gor::new(1, Redactor::with_key(b"k")), Vec::new());
         for n in 0..2 * GOR_WAITING_MAX {
             let record =
                 format!("1 {n:024x} {}\nGET / HTTP/1.1\r\n\r\n", 1_700_000_000_000_000_000u64 + n as u64);

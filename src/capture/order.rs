@@ -10,7 +10,7 @@ use super::{RawEvent, mix64};
 use crate::limits::{REORDER_BYTES_MAX, REORDER_EVENTS_MAX};
 use crate::lookup::Lookup;
 use crate::trace::shape::SharedShape;
-use crate::trace::{EventKind, Item, Ledger, SessionRef, TraceEvent};
+use crate::trace::{ConnectionEvent, EventKind, Item, Ledger, Provenance, SessionRef, TraceEvent};
 use crate::units::{TraceTime, WallTime};
 
 /// Bytes of a shape, those of its allocations among them, by the share of one of those that hold it.
@@ -18,6 +18,17 @@ use crate::units::{TraceTime, WallTime};
 pub fn shape_bytes(shape: &SharedShape) -> usize {
     let holders = Arc::strong_count(shape).saturating_sub(1).max(1);
     (shape.weight() + 48 * (2 * shape.headers.len() + 4)) / holders
+}
+
+/// Which events leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Until {
+    /// The oldest, when more wait than may.
+    Full,
+    /// Those before a time too.
+    Before(WallTime),
+    /// All.
+    End,
 }
 
 /// The calendar and the session numbering.
@@ -36,6 +47,8 @@ struct Known {
     session: SessionRef,
     /// Connections open.
     open: u32,
+    /// It began in the trace before this one, and has not been seen in this one yet.
+    resumed: bool,
 }
 
 impl Default for Orderer {
@@ -61,34 +74,70 @@ impl Orderer {
         self.waiting.push(event.at, event, bytes);
     }
 
-    /// The next event that is certain enough to be in order; `all` at the end of input.
-    pub fn pop(&mut self, all: bool, ledger: &mut Ledger) -> Option<TraceEvent> {
+    /// The next event whose place is certain enough. Its time is never before the last one's.
+    pub fn next(&mut self, until: Until, ledger: &mut Ledger) -> Option<RawEvent> {
         loop {
-            let (mut at, event) = self.waiting.pop(all)?;
-            let start = *self.start.get_or_insert(at);
-            // That a connection was closed is often known late; a little later does no harm, and never would.
-            if matches!(event.kind, EventKind::Close(_)) {
-                at = at.max(self.last);
+            let (_, mut event) = self.waiting.pop(until)?;
+            self.start.get_or_insert(event.at);
+            match &mut event.kind {
+                // That a connection was closed is often known late; a little later does no harm, and never would.
+                EventKind::Close(_) => event.at = event.at.max(self.last),
+                // Opened long before its first request: the request is worth more than the wait.
+                EventKind::Open(open) if event.at < self.last => {
+                    (event.at, open.arrival) = (self.last, Provenance::Inferred);
+                }
+                EventKind::Open(_) => {}
+                EventKind::Request(_) if event.at < self.last => {
+                    ledger.count(Item::LateEvents);
+                    continue;
+                }
+                EventKind::Request(_) => {}
             }
-            if at < self.last {
-                ledger.count(Item::LateEvents);
-                continue;
-            }
-            self.last = at;
-            let session = self.session(&event, at);
-            let at = TraceTime(at.0 - start.0);
-            return Some(TraceEvent { at, session, connection: event.connection, kind: event.kind });
+            self.last = event.at;
+            return Some(event);
         }
     }
 
+    /// An event of the trace; before it the opening of its connection, where that was open when the trace began.
+    pub fn place(&mut self, event: RawEvent) -> [Option<TraceEvent>; 2] {
+        let start = self.start.unwrap_or(event.at);
+        let at = TraceTime(event.at.0.saturating_sub(start.0));
+        let is_request = matches!(event.kind, EventKind::Request(_));
+        // What goes on from the trace before shows itself by a request; that it ended without one is no news.
+        let resumed = self.sessions.get(&event.owner).is_some_and(|k| k.resumed);
+        if resumed && !is_request {
+            self.sessions.remove(&event.owner);
+            return [None, None];
+        }
+        let session = self.session(&event);
+        let placed = |kind| TraceEvent { at, session, connection: event.connection, kind };
+        let opened = ConnectionEvent { arrival: Provenance::Inferred };
+        [resumed.then(|| placed(EventKind::Open(opened))), Some(placed(event.kind))]
+    }
+
+    /// Another trace begins at `at`. Connections that are open go on in it, as sessions of their own.
+    pub fn restart(&mut self, at: WallTime) {
+        self.start = Some(at);
+        self.next_ordinal = 0;
+        self.sessions.for_each_sorted(|_, known| known.resumed = true);
+    }
+
     /// Keys depend on order and start time only: nothing about a client can be recovered from them.
-    fn session(&mut self, event: &RawEvent, at: WallTime) -> SessionRef {
+    fn session(&mut self, event: &RawEvent) -> SessionRef {
         let next = &mut self.next_ordinal;
-        let known = self.sessions.get_or_insert_with(event.owner, || {
+        let mut number = || {
             let ordinal = *next;
             *next += 1;
-            Known { session: SessionRef { key: mix64(mix64(at.0) ^ ordinal), ordinal }, open: 0 }
+            SessionRef { key: mix64(mix64(event.at.0) ^ ordinal), ordinal }
+        };
+        let known = self.sessions.get_or_insert_with(event.owner, || Known {
+            session: number(),
+            open: 0,
+            resumed: false,
         });
+        if known.resumed {
+            *known = Known { session: number(), open: known.open, resumed: false };
+        }
         let session = known.session;
         match event.kind {
             EventKind::Open(_) => known.open += 1,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::flow::Piece;
 use super::http2;
-use super::redact;
+use super::redact::Redactor;
 use super::{RawEvent, flow::FlowCounts};
 use crate::limits::{ONE_SIDED_AFTER, PIPELINE_MAX};
 use crate::trace::{
@@ -53,6 +53,7 @@ fn cache_of(headers: &[HeaderLine]) -> Option<CacheStatus> {
 #[derive(Debug)]
 pub struct Pairing {
     owner: u64,
+    redactor: Redactor,
     requests: MessageStream,
     responses: MessageStream,
     waiting: VecDeque<Pending>,
@@ -77,10 +78,11 @@ pub struct Pairing {
 impl Pairing {
     /// A connection opened at `at`; `from_start` when its beginning was seen.
     #[must_use]
-    pub fn new(owner: u64, at: WallTime, from_start: bool) -> Self {
+    pub fn new(owner: u64, at: WallTime, from_start: bool, redactor: Redactor) -> Self {
         let provenance = if from_start { Provenance::Recorded } else { Provenance::Inferred };
         Self {
             owner,
+            redactor,
             requests: MessageStream::new(Direction::Requests, from_start),
             responses: MessageStream::new(Direction::Responses, from_start),
             waiting: VecDeque::new(),
@@ -214,7 +216,7 @@ impl Pairing {
             None | Some(Event::Response(_)) => {}
             Some(Event::Start) => self.request_began = Some(at),
             Some(Event::Request(head)) => {
-                let shape = redact::shape(&head, Scheme::Http);
+                let shape = self.redactor.shape(&head, Scheme::Http);
                 let asked = Asked::by(&head.method);
                 let at = self.request_began.take().unwrap_or(at);
                 let pending =
@@ -442,7 +444,7 @@ mod tests {
     #[test]
     fn pipelined_requests_get_their_own_answers() {
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         p.client(data(10, "HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
         let answers =
             "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno";
@@ -456,7 +458,7 @@ mod tests {
     #[test]
     fn an_interim_response_is_not_an_answer() {
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         p.client(
             data(1, "POST /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"),
             &mut ledger,
@@ -471,7 +473,7 @@ mod tests {
     #[test]
     fn a_one_sided_capture_keeps_requests_without_answers() {
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         p.client(data(1, "GET /a HTTP/1.1\r\n\r\nGET /b HT"), &mut ledger, &mut out);
         p.finish(WallTime(5), false, &mut ledger, &mut out);
         assert_eq!(requests(&out), [(1, "/a".to_owned(), None, None)]);
@@ -483,7 +485,7 @@ mod tests {
     #[test]
     fn a_long_one_sided_connection_loses_nothing() {
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         for i in 0..1_000u64 {
             p.client(data(i * 100, "GET /a HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
             let late = requests(&out).len() as u64 + 256 < i;
@@ -502,7 +504,7 @@ mod tests {
         let get = |n: u32| format!("GET /{n} HTTP/1.1\r\n\r\n");
         let ok = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         p.server(data(1, &ok(201)), &mut ledger, &mut out);
         for n in 1..4 {
             p.client(data(u64::from(n) * 10, &get(n)), &mut ledger, &mut out);
@@ -516,7 +518,7 @@ mod tests {
         );
         // Two wait when a hole comes: their answers are theirs, those of what follows are not known.
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         p.client(data(1, &(get(1) + &get(2))), &mut ledger, &mut out);
         p.client(Piece::Gap { len: 40 }, &mut ledger, &mut out);
         p.client(data(2, &get(4)), &mut ledger, &mut out);
@@ -533,7 +535,7 @@ mod tests {
     #[test]
     fn after_connect_nothing_is_http() {
         let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true), Ledger::default(), Vec::new());
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
         p.client(data(1, "CONNECT h:443 HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
         p.server(data(2, "HTTP/1.1 200 OK\r\n\r\n"), &mut ledger, &mut out);
         p.client(data(3, "GET /inside HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);

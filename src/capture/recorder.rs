@@ -12,6 +12,7 @@ use super::flow::{Piece, Reassembler};
 use super::fragments::Fragments;
 use super::frame::{self, Endpoint, LinkType, Scope, Segment};
 use super::pairing::{Pairing, count_flow};
+use super::redact::Redactor;
 use crate::limits::{
     CAPTURE_HELD_BYTES_MAX, EARLY_BYTES_MAX, FLOW_IDLE_MAX, FLOWS_MAX, OVER_KEPT, REASSEMBLY_SEGMENTS_MAX,
     SHAPES_BYTES_MAX,
@@ -54,8 +55,9 @@ struct Flow {
 }
 
 /// Turns frames into raw events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recorder {
+    redactor: Redactor,
     flows: Lookup<Key, Flow>,
     /// Connections that are over, with the client's first sequence number and when: copies still come.
     over: Lookup<Key, (Option<u32>, WallTime)>,
@@ -72,6 +74,24 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// A recorder whose requests are redacted.
+    #[must_use]
+    pub fn new(redactor: Redactor) -> Self {
+        Self {
+            redactor,
+            flows: Lookup::default(),
+            over: Lookup::default(),
+            fragments: Fragments::default(),
+            next_owner: 0,
+            ledger: Ledger::default(),
+            out: Vec::new(),
+            last_sweep: WallTime::default(),
+            held: 0,
+            shapes: Lookup::default(),
+            shapes_bytes: 0,
+        }
+    }
+
     /// Takes one frame. `link` is `Err` with the number of an unsupported link type.
     pub fn frame(&mut self, link: Result<LinkType, i32>, at: WallTime, bytes: &[u8], sent_len: usize) {
         self.ledger.count(Item::Frames);
@@ -147,7 +167,7 @@ impl Recorder {
         self.next_owner += 1;
         let client_is_low = s.syn.then_some(from_low == s.ack.is_none());
         let flow = Flow {
-            pairing: Pairing::new(owner, s.at, s.syn),
+            pairing: Pairing::new(owner, s.at, s.syn, self.redactor.clone()),
             low: Reassembler::default(),
             high: Reassembler::default(),
             client_is_low,
@@ -394,7 +414,7 @@ mod tests {
     type Step = (bool, u32, Option<u32>, &'static str, &'static str);
 
     fn requests(steps: &[Step]) -> (usize, Ledger) {
-        let mut recorder = Recorder::default();
+        let mut recorder = Recorder::new(Redactor::with_key(b"k"));
         for (i, (client, seq, ack, flags, payload)) in steps.iter().enumerate() {
             let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
             let (from, to, ports) = if *client { (a, b, (4000, 80)) } else { (b, a, (80, 4000)) };

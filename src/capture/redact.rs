@@ -1,20 +1,29 @@
 //! Redaction: the only way from a request head to a shape.
 //!
-//! An allow-list for header values: what is not known to be harmless loses its value and keeps its name
-//! and length. Credentials and client addresses leave only presence and length. In the target, user
-//! information is dropped, values of sensitive query keys and sensitive-looking path segments are
-//! replaced, and the shape is marked, so that the plan will drop it instead of sending a forged
-//! look-alike. Bodies never come here.
+//! An allow-list for header values: what is not known to be harmless loses its value and keeps its name, its length and a
+//! keyed hash, so that equal values stay equal. Credentials, client addresses and numbers of single requests leave only
+//! presence and length. In the target, user information is dropped, values of sensitive query keys and sensitive-looking
+//! path segments are hashed, and the shape is marked, so that the plan will drop it instead of sending a forged
+//! look-alike. A rule file tightens or loosens this, but for credentials. Bodies never come here.
 
+mod detect;
+pub mod key;
+pub mod rules;
+
+use std::sync::Arc;
+
+use self::detect::{is_one_of, is_sensitive_key, looks_like_mail, looks_secret, percent_decode};
+use self::key::RedactKey;
+use self::rules::{Fate, Rules};
 use crate::trace::shape::TOKEN_HEADERS;
 use crate::trace::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use crate::wire::head::{HeaderLine, RequestHead, values};
 
-/// Name of this rule set, kept in the trace.
-pub const RULES: &str = "default-1";
+/// Name of the built-in rules, kept in the trace.
+const RULES: &str = "default-2";
 
 /// Headers whose values are kept: they shape the answer or the connection and name nobody.
-const KEEP: [&str; 22] = [
+const KEEP: [&str; 25] = [
     "host",
     "accept",
     "accept-encoding",
@@ -33,131 +42,270 @@ const KEEP: [&str; 22] = [
     "range",
     "if-modified-since",
     "if-unmodified-since",
+    "if-match",
+    "if-none-match",
+    "if-range",
     "te",
     "trailer",
     "x-requested-with",
     "upgrade-insecure-requests",
 ];
 
+/// Headers without which a request is another one: kept also where only the shape is.
+const FRAMING: [&str; 11] = [
+    "host",
+    "accept",
+    "accept-encoding",
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "keep-alive",
+    "upgrade",
+    "expect",
+    "te",
+];
+
 /// Credential headers by kind.
 const AUTHORIZATION: [&str; 2] = ["authorization", "proxy-authorization"];
 
-/// Query keys whose values are secrets or name a person, matched without regard to case.
-const SENSITIVE_KEYS: [&str; 72] = [
-    "state",
-    "usg",
-    "password",
-    "passwd",
-    "pass",
-    "pwd",
-    "email",
-    "e-mail",
-    "mail",
-    "code",
-    "code_verifier",
-    "code_challenge",
-    "client_secret",
-    "client_id",
-    "token",
-    "access_token",
-    "refresh_token",
-    "authenticity_token",
-    "id_token",
-    "appid",
-    "challenge",
-    "assertion",
-    "fcparams",
-    "serverdata",
-    "authorization",
-    "auth",
-    "samlrequest",
-    "samlresponse",
-    "key",
-    "api_key",
-    "apikey",
-    "api-key",
-    "secret",
-    "session",
-    "sessionid",
-    "session_id",
-    "sid",
-    "jsessionid",
-    "phpsessid",
-    "otp",
-    "pin",
-    "ssn",
-    "card",
-    "cc",
-    "cvv",
-    "cvc",
-    "iban",
-    "phone",
-    "tel",
-    "mobile",
-    "user",
-    "username",
-    "user_id",
-    "userid",
-    "login",
-    "name",
-    "firstname",
-    "lastname",
-    "address",
-    "lat",
-    "lon",
-    "ip",
-    "signature",
-    "sign",
-    "sig",
-    "hmac",
-    "nonce",
-    "redirect_uri",
-    "awsaccesskeyid",
-    "x-amz-signature",
-    "x-amz-credential",
-    "x-goog-signature",
+/// Headers that name a client by its address.
+const ADDRESSES: [&str; 13] = [
+    "x-forwarded-for",
+    "forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "x-client-ip",
+    "client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-envoy-external-address",
+    "x-azure-clientip",
 ];
 
-/// What stands in for a redacted part of a target.
-pub const MARK: &[u8] = b"REDACTED";
+/// Headers that hold another value in each request: a hash of it would say nothing, and make every shape another.
+const SINGLE: [&str; 16] = [
+    "x-request-id",
+    "x-correlation-id",
+    "request-id",
+    "x-amzn-trace-id",
+    "x-cloud-trace-context",
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-datadog-trace-id",
+    "x-datadog-parent-id",
+    "cf-ray",
+    "date",
+    "sec-websocket-key",
+];
 
-fn is_one_of(name: &[u8], list: &[&str]) -> bool {
-    list.iter().any(|l| name.eq_ignore_ascii_case(l.as_bytes()))
+/// What stands before the hash of a redacted part of a target.
+pub const MARK: &[u8] = b"REDACTED-";
+
+/// How much of a request is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Detail {
+    /// Values that are not redacted.
+    #[default]
+    Values,
+    /// Templates: names, lengths, and what the framing needs.
+    ShapeOnly,
 }
 
-/// Makes the shape of a request, with everything that must not be kept already gone.
-#[must_use]
-pub fn shape(head: &RequestHead, scheme: Scheme) -> RequestShape {
-    let (authority, origin) = split_target(&head.target);
-    let host = || values(&head.headers, "host").next().map(<[u8]>::to_vec).filter(|h| !h.is_empty());
-    let (target, target_redacted) = redact_target(origin);
-    RequestShape {
-        method: head.method.clone(),
-        scheme,
-        authority: authority.map(<[u8]>::to_vec).or_else(host).map(|a| drop_userinfo(&a)),
-        target,
-        version: head.version,
-        headers: head.headers.iter().map(header).collect(),
-        credentials: credentials(&head.headers),
-        target_redacted,
+/// The redaction of one capture: rules and key. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Redactor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    key: RedactKey,
+    rules: Rules,
+    detail: Detail,
+}
+
+impl Redactor {
+    /// A redaction.
+    #[must_use]
+    pub fn new(key: RedactKey, rules: Rules, detail: Detail) -> Self {
+        Self(Arc::new(Inner { key, rules, detail }))
     }
-}
 
-fn header(line: &HeaderLine) -> Header {
-    let redacted = HeaderValue::Redacted { len: line.value.len() as u32 };
-    let value =
-        if is_one_of(&line.name, &KEEP) { keep(line).map_or(redacted, HeaderValue::Kept) } else { redacted };
-    Header { name: line.name.clone(), value }
-}
-
-/// Even a kept header may carry what must not be kept.
-fn keep(line: &HeaderLine) -> Option<Vec<u8>> {
-    if line.name.eq_ignore_ascii_case(b"host") {
-        return Some(drop_userinfo(&line.value));
+    /// The built-in rules with this key.
+    #[must_use]
+    pub fn with_key(secret: &[u8]) -> Self {
+        Self::new(RedactKey::new(secret), Rules::default(), Detail::Values)
     }
-    // A multipart boundary is random, and a user agent may carry an address (bots do, people's mail clients too).
-    let has_mail = line.value.split(|b| b" ();,<>".contains(b)).any(looks_like_mail);
-    (!has_mail).then(|| line.value.clone())
+
+    /// What is applied, for the trace.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let Inner { key, rules, detail } = &*self.0;
+        let rules = match rules.count() {
+            0 => String::new(),
+            n => format!("; rules of a file: {n}"),
+        };
+        let detail = if *detail == Detail::ShapeOnly { "; shape only" } else { "" };
+        format!("{RULES}; key {}{rules}{detail}", key.fingerprint())
+    }
+
+    /// Makes the shape of a request, with everything that must not be kept already gone.
+    #[must_use]
+    pub fn shape(&self, head: &RequestHead, scheme: Scheme) -> RequestShape {
+        let (authority, origin) = split_target(&head.target);
+        let host = || values(&head.headers, "host").next().map(<[u8]>::to_vec).filter(|h| !h.is_empty());
+        let (target, target_redacted) = self.target(origin);
+        RequestShape {
+            method: head.method.clone(),
+            scheme,
+            authority: authority.map(<[u8]>::to_vec).or_else(host).map(|a| drop_userinfo(&a)),
+            target,
+            version: head.version,
+            headers: head.headers.iter().map(|line| self.header(line)).collect(),
+            credentials: credentials(&head.headers),
+            target_redacted,
+        }
+    }
+
+    fn header(&self, line: &HeaderLine) -> Header {
+        let len = u32::try_from(line.value.len()).unwrap_or(u32::MAX);
+        // A value's hash is short: it is there to tell values apart, not to find them.
+        let hash = || (self.0.key.digest("header", &line.value) >> 32) as u32;
+        let value = match self.fate(line) {
+            Fate::Keep if line.name.eq_ignore_ascii_case(b"host") => {
+                HeaderValue::Kept(drop_userinfo(&line.value))
+            }
+            Fate::Keep => HeaderValue::Kept(line.value.clone()),
+            Fate::Set(value) => HeaderValue::Kept(value),
+            Fate::Drop => HeaderValue::Redacted { len, hash: None },
+            Fate::Hash => HeaderValue::Redacted { len, hash: Some(hash()) },
+        };
+        Header { name: line.name.clone(), value }
+    }
+
+    fn fate(&self, line: &HeaderLine) -> Fate {
+        let is = |list: &[&str]| is_one_of(&line.name, list);
+        if let Some(rule) = self.0.rules.header(&line.name) {
+            return rule.clone();
+        }
+        if self.0.detail == Detail::ShapeOnly {
+            return if is(&FRAMING) { Fate::Keep } else { Fate::Drop };
+        }
+        if is(&KEEP) {
+            // A user agent may carry an address: bots do, people's mail clients too.
+            let has_mail = line.value.split(|b| b" ();,<>".contains(b)).any(looks_like_mail);
+            let is_host = line.name.eq_ignore_ascii_case(b"host");
+            return if has_mail && !is_host { Fate::Hash } else { Fate::Keep };
+        }
+        let lists: [&[&str]; 5] = [&AUTHORIZATION, &TOKEN_HEADERS, &ADDRESSES, &SINGLE, &["cookie"]];
+        if lists.iter().any(|l| is(l)) { Fate::Drop } else { Fate::Hash }
+    }
+
+    /// The target with sensitive parts replaced, and whether any was.
+    fn target(&self, target: &[u8]) -> (Vec<u8>, bool) {
+        let cut = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+        let (path, query) = target.split_at(cut);
+        let (mut out, mut redacted) = self.path(path);
+        if let Some(query) = query.strip_prefix(b"?") {
+            // `;` parts pairs too, in old forms and in URLs made by hand.
+            let (clean, hit) = map_parts(query, b"&;", |pair| self.pair(pair));
+            redacted |= hit;
+            out.push(b'?');
+            out.extend(clean);
+        }
+        (out, redacted)
+    }
+
+    fn path(&self, path: &[u8]) -> (Vec<u8>, bool) {
+        let rules = &self.0.rules;
+        let segment = |s: &[u8]| self.segment(s);
+        if rules.keep_paths.iter().any(|r| r.is_match(path)) && self.0.detail == Detail::Values {
+            return (path.to_vec(), false);
+        }
+        let (path, named) = self.named_parts(path);
+        let (out, redacted) = map_parts(&path, b"/", segment);
+        (out, named || redacted)
+    }
+
+    /// Hashes what the groups of the rules' expressions hold; all of a match where there is no group.
+    fn named_parts(&self, path: &[u8]) -> (Vec<u8>, bool) {
+        let mut parts: Vec<(usize, usize)> = Vec::new();
+        for found in self.0.rules.hash_paths.iter().flat_map(|r| r.captures_iter(path)) {
+            let from = usize::from(found.len() > 1);
+            parts.extend(found.iter().skip(from).flatten().map(|m| (m.start(), m.end())));
+        }
+        parts.sort_unstable();
+        let (mut out, mut at) = (Vec::with_capacity(path.len()), 0);
+        let hit = parts.iter().any(|(from, to)| from < to);
+        for (from, to) in parts {
+            if from < to && from >= at {
+                out.extend_from_slice(&path[at..from]);
+                out.extend(self.mark(&path[from..to]));
+                at = to;
+            }
+        }
+        out.extend_from_slice(&path[at..]);
+        (out, hit)
+    }
+
+    /// A path segment with its matrix parameters (`/cart;v=1;jsessionid=1A2B`).
+    fn segment(&self, segment: &[u8]) -> (Vec<u8>, bool) {
+        map_parts(segment, b";", |part| self.part(part))
+    }
+
+    fn part(&self, part: &[u8]) -> (Vec<u8>, bool) {
+        if part.contains(&b'=') {
+            return self.pair(part);
+        }
+        // Words are the template; what has a digit, or is no word, is a value of it.
+        let is_word = part.len() <= 24 && !part.iter().any(u8::is_ascii_digit) && !part.contains(&b'%');
+        let value = self.0.detail == Detail::ShapeOnly && !is_word;
+        if value || looks_secret(part) { (self.mark(part), true) } else { (part.to_vec(), false) }
+    }
+
+    fn pair(&self, pair: &[u8]) -> (Vec<u8>, bool) {
+        let kept = || (pair.to_vec(), false);
+        let Some(eq) = pair.iter().position(|b| *b == b'=') else {
+            let secret = looks_secret(pair) || (self.0.detail == Detail::ShapeOnly && !pair.is_empty());
+            return if secret { (self.mark(pair), true) } else { kept() };
+        };
+        let (name, value) = (&pair[..eq], &pair[eq + 1..]);
+        if value.is_empty() {
+            return kept();
+        }
+        let hashed = || ([name, b"=", &self.mark(value)].concat(), true);
+        match self.0.rules.query(&percent_decode(name)) {
+            Some(Fate::Set(value)) => ([name, b"=", value].concat(), false),
+            _ if self.0.detail == Detail::ShapeOnly => hashed(),
+            Some(Fate::Keep) => kept(),
+            Some(Fate::Hash | Fate::Drop) => hashed(),
+            None if is_sensitive_key(name) || looks_secret(value) || self.has_secret_inside(value) => {
+                hashed()
+            }
+            None => kept(),
+        }
+    }
+
+    /// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be redacted.
+    fn has_secret_inside(&self, value: &[u8]) -> bool {
+        let text = percent_decode(value);
+        let nested = text.iter().any(|b| b"?&;".contains(b)) && text.contains(&b'=');
+        // Also what a rule would put another value in place of.
+        nested && map_parts(&text, b"?&;#", |pair| self.pair(pair)).0 != text
+    }
+
+    /// What stands in for a part of a target: the mark and twelve hexadecimal digits, which no server takes for another
+    /// value of the same kind by chance.
+    fn mark(&self, part: &[u8]) -> Vec<u8> {
+        let hash = self.0.key.digest("target", part) >> 16;
+        [MARK, format!("{hash:012x}").as_bytes()].concat()
+    }
 }
 
 fn credentials(headers: &[HeaderLine]) -> Credentials {
@@ -181,21 +329,6 @@ fn drop_userinfo(authority: &[u8]) -> Vec<u8> {
     authority[from..].to_vec()
 }
 
-/// The target with sensitive parts replaced, and whether any was.
-fn redact_target(target: &[u8]) -> (Vec<u8>, bool) {
-    let cut = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
-    let (path, query) = target.split_at(cut);
-    let (mut out, mut redacted) = map_parts(path, b"/", redact_segment);
-    if let Some(query) = query.strip_prefix(b"?") {
-        // `;` parts pairs too, in old forms and in URLs made by hand.
-        let (clean, hit) = map_parts(query, b"&;", redact_pair);
-        redacted |= hit;
-        out.push(b'?');
-        out.extend(clean);
-    }
-    (out, redacted)
-}
-
 /// Applies `each` to the parts between separators, which stay as they are.
 fn map_parts(bytes: &[u8], separators: &[u8], each: impl Fn(&[u8]) -> (Vec<u8>, bool)) -> (Vec<u8>, bool) {
     let (mut out, mut redacted, mut from) = (Vec::with_capacity(bytes.len()), false, 0);
@@ -213,94 +346,6 @@ fn map_parts(bytes: &[u8], separators: &[u8], each: impl Fn(&[u8]) -> (Vec<u8>, 
     }
 }
 
-/// A path segment with its matrix parameters (`/cart;v=1;jsessionid=1A2B`).
-fn redact_segment(segment: &[u8]) -> (Vec<u8>, bool) {
-    map_parts(segment, b";", redact_pair)
-}
-
-fn redact_pair(pair: &[u8]) -> (Vec<u8>, bool) {
-    let Some(eq) = pair.iter().position(|b| *b == b'=') else {
-        return if looks_secret(pair) { (MARK.to_vec(), true) } else { (pair.to_vec(), false) };
-    };
-    let (key, value) = (&pair[..eq], &pair[eq + 1..]);
-    let plain = percent_decode(key);
-    // `form[user][password]` and `user.password`: every part of the key counts.
-    let named = plain.split(|b| b"[].".contains(b)).any(|part| is_one_of(part, &SENSITIVE_KEYS));
-    if value.is_empty() || !(named || looks_secret(value) || has_secret_inside(value)) {
-        return (pair.to_vec(), false);
-    }
-    ([key, b"=", MARK].concat(), true)
-}
-
-/// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be redacted.
-fn has_secret_inside(value: &[u8]) -> bool {
-    let text = percent_decode(value);
-    let nested = text.iter().any(|b| b"?&;".contains(b)) && text.contains(&b'=');
-    nested && map_parts(&text, b"?&;#", redact_pair).1
-}
-
-/// E-mail addresses, JSON web tokens, card numbers, and long random-looking words (reset links, keys).
-fn looks_secret(raw: &[u8]) -> bool {
-    let text = percent_decode(raw);
-    let jwt = text.starts_with(b"eyJ") && text.iter().filter(|b| **b == b'.').count() == 2;
-    let digits = text.iter().filter(|b| b.is_ascii_digit()).count();
-    let card = (13..=19).contains(&digits)
-        && text.iter().all(|b| b.is_ascii_digit() || b" -".contains(b))
-        && luhn(&text);
-    jwt || card || looks_like_mail(&text) || looks_random(&text)
-}
-
-/// At least 20 characters of hexadecimal, or of mixed letters and digits without a word's look: tokens in
-/// reset links, invitations and keys. Version hashes of assets are caught too, on the safe side: such a
-/// request is dropped, never forged.
-fn looks_random(text: &[u8]) -> bool {
-    let (mut digits, mut upper, mut lower) = (0usize, 0usize, 0usize);
-    for byte in text {
-        match byte {
-            b'0'..=b'9' => digits += 1,
-            b'A'..=b'Z' => upper += 1,
-            b'a'..=b'z' => lower += 1,
-            b'-' | b'_' => {}
-            _ => return false,
-        }
-    }
-    let hex = text.iter().all(|b| b.is_ascii_hexdigit() || *b == b'-') && digits > 0 && upper + lower > 0;
-    let mixed = digits >= 3 && upper >= 3 && lower >= 3;
-    text.len() >= 20 && (hex || mixed)
-}
-
-fn looks_like_mail(text: &[u8]) -> bool {
-    let Some(at) = text.iter().position(|b| *b == b'@') else { return false };
-    let (user, host) = (&text[..at], &text[at + 1..]);
-    !user.is_empty() && host.contains(&b'.') && !host.contains(&b'@') && host.last() != Some(&b'.')
-}
-
-/// The check digit of payment cards (ISO/IEC 7812-1, annex B).
-fn luhn(text: &[u8]) -> bool {
-    let digits = text.iter().rev().filter(|b| b.is_ascii_digit()).map(|b| u32::from(b - b'0'));
-    let sum: u32 =
-        digits.enumerate().map(|(i, d)| if i % 2 == 1 { d * 2 / 10 + d * 2 % 10 } else { d }).sum();
-    sum.is_multiple_of(10)
-}
-
-fn percent_decode(raw: &[u8]) -> Vec<u8> {
-    let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
-    let (mut out, mut i) = (Vec::with_capacity(raw.len()), 0);
-    while i < raw.len() {
-        match (raw[i], hex(raw.get(i + 1)), hex(raw.get(i + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                i += 3;
-            }
-            (byte, _, _) => {
-                out.push(byte);
-                i += 1;
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,7 +353,7 @@ mod tests {
 
     fn shape_of(head: &str) -> RequestShape {
         let bytes = format!("{}\r\n\r\n", head.replace('\n', "\r\n"));
-        shape(&parse_request(bytes.as_bytes()).unwrap().unwrap().0, Scheme::Http)
+        Redactor::with_key(b"k").shape(&parse_request(bytes.as_bytes()).unwrap().unwrap().0, Scheme::Http)
     }
 
     #[test]
@@ -362,7 +407,7 @@ mod tests {
         assert!(shape.credentials.cookie && shape.credentials.authorization && !shape.credentials.token);
         assert_eq!(
             shape.headers[1],
-            Header { name: b"COOKIE".into(), value: HeaderValue::Redacted { len: 5 } }
+            Header { name: b"COOKIE".into(), value: HeaderValue::Redacted { len: 5, hash: None } }
         );
         assert!(!shape.target_redacted);
     }
@@ -387,6 +432,67 @@ mod tests {
     fn redacted_targets_are_marked() {
         let shape = shape_of("GET /pay?card=4111111111111111&q=4111-1111-1111-1111 HTTP/1.1\nHost: h");
         assert!(shape.target_redacted);
-        assert_eq!(shape.target, b"/pay?card=REDACTED&q=REDACTED");
+        let text = String::from_utf8(shape.target).unwrap();
+        let parts: Vec<&str> = text.split("REDACTED-").collect();
+        assert_eq!((parts[0], parts.len(), &parts[1][12..]), ("/pay?card=", 3, "&q="), "{text}");
+    }
+
+    #[test]
+    fn equal_values_stay_equal_under_one_key_only() {
+        let of = |key: &[u8], head: &str| {
+            let bytes = format!("{}\r\n\r\n", head.replace('\n', "\r\n"));
+            Redactor::with_key(key).shape(&parse_request(bytes.as_bytes()).unwrap().unwrap().0, Scheme::Http)
+        };
+        let (a, b) =
+            ("GET /?token=abcdef HTTP/1.1\nX-Tenant: acme", "GET /?token=abcdeg HTTP/1.1\nX-Tenant: acmf");
+        assert_eq!(of(b"1", a), of(b"1", a));
+        for (other, key) in [(b, b"1"), (a, b"2")] {
+            let (one, other) = (of(b"1", a), of(key, other));
+            assert!(one.target != other.target && one.headers != other.headers, "{one:?} {other:?}");
+        }
+        // What is another in each request leaves no hash, nor does what names a client or opens a door.
+        let dropped = "GET / HTTP/1.1\nX-Request-Id: 1\nX-Forwarded-For: 1.2.3.4\nCookie: a=1\nX-Api-Key: k\nAuthorization: x";
+        let is_dropped = |h: &Header| matches!(h.value, HeaderValue::Redacted { hash: None, .. });
+        assert!(of(b"1", dropped).headers.iter().all(is_dropped));
+    }
+
+    #[test]
+    fn rules_tighten_and_loosen() {
+        let rules = "[headers]\nkeep = ['x-tenant']\nhash = ['user-agent']\ndrop = ['accept']\nset = { x-api-version = '2' }\n\
+                     [query]\nkeep = ['code']\nhash = ['customer']\nset = { token = 'demo' }\n\
+                     [path]\nhash = ['^/u/([^/]+)']\nkeep = ['^/blob/']";
+        let redactor = Redactor::new(RedactKey::new(b"k"), Rules::parse(rules).unwrap(), Detail::Values);
+        let shape = |target: &str, lines: &str| {
+            let bytes = format!("GET {target} HTTP/1.1\r\n{lines}\r\n");
+            redactor.shape(&parse_request(bytes.as_bytes()).unwrap().unwrap().0, Scheme::Http)
+        };
+        let text = |s: &RequestShape| (String::from_utf8_lossy(&s.target).into_owned(), s.target_redacted);
+        assert_eq!(text(&shape("/a?code=1&Token=x", "")), ("/a?code=1&Token=demo".to_owned(), false));
+        assert!(!text(&shape("/blob/550e8400-e29b-41d4-a716-446655440000?q=1", "")).1);
+        for (target, form) in
+            [("/u/bob/cart", "/u/REDACTED-#/cart"), ("/a?customer=bob", "/a?customer=REDACTED-#")]
+        {
+            let (got, redacted) = text(&shape(target, ""));
+            let at = got.find("REDACTED-").unwrap() + 9;
+            assert_eq!((format!("{}#{}", &got[..at], &got[at + 12..]), redacted), (form.to_owned(), true));
+        }
+        let lines = "X-Tenant: acme\r\nUser-Agent: x\r\nAccept: y\r\nX-Api-Version: 1\r\nX-Other: z\r\n";
+        let values: Vec<HeaderValue> = shape("/", lines).headers.into_iter().map(|h| h.value).collect();
+        let kept = |v: &HeaderValue| matches!(v, HeaderValue::Kept(_));
+        assert_eq!(values.iter().map(kept).collect::<Vec<_>>(), [true, false, false, true, false]);
+        assert_eq!(values[3], HeaderValue::Kept(b"2".to_vec()));
+        assert_eq!(values[2], HeaderValue::Redacted { len: 1, hash: None });
+    }
+
+    #[test]
+    fn a_shape_alone_has_no_values() {
+        let redactor = Redactor::new(RedactKey::new(b"k"), Rules::default(), Detail::ShapeOnly);
+        let head = "GET /shop/item/42/Red%20Shoes?q=red&page=2&flag HTTP/1.1\r\nHost: h\r\nUser-Agent: who\r\nAccept: */*\r\n\r\n";
+        let shape = redactor.shape(&parse_request(head.as_bytes()).unwrap().unwrap().0, Scheme::Http);
+        let text = String::from_utf8(shape.target.clone()).unwrap();
+        assert!(text.starts_with("/shop/item/REDACTED-") && shape.target_redacted, "{text}");
+        assert!(!["/42", "Red%20", "red", "=2", "flag"].iter().any(|s| text.contains(s)), "{text}");
+        assert!(matches!(shape.headers[1].value, HeaderValue::Redacted { len: 3, hash: None }));
+        assert_eq!(shape.header("accept"), Some(&b"*/*"[..]));
     }
 }

@@ -62,7 +62,7 @@ impl DemoArgs {
         let trace = self.out.join("demo.trace");
         let pcap = self.out.join("demo.pcap");
         std::fs::write(&pcap, CAPTURE)?;
-        let (_, _, written) = capture(std::slice::from_ref(&pcap), &trace, &CaptureOptions::default())?;
+        let written = capture(std::slice::from_ref(&pcap), &trace, &CaptureOptions::default())?.written;
         writeln!(
             out,
             "2. A capture of real packets became a trace: {} requests in {} sessions, {} bytes instead of {}.",

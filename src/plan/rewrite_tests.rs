@@ -19,7 +19,7 @@ fn kept(name: &str, value: &str) -> Header {
 }
 
 fn gone(name: &str) -> Header {
-    Header { name: name.into(), value: HeaderValue::Redacted { len: 9 } }
+    Header { name: name.into(), value: HeaderValue::Redacted { len: 9, hash: None } }
 }
 
 fn shape(method: &str, target: &str, headers: Vec<Header>) -> RequestShape {

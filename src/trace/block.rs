@@ -136,7 +136,8 @@ impl BlockBuilder {
             name: b.string(&h.name),
             value: match &h.value {
                 HeaderValue::Kept(v) => ValueRecord::Kept(b.string(v)),
-                HeaderValue::Redacted { len } => ValueRecord::Redacted(*len),
+                HeaderValue::Redacted { len, hash: None } => ValueRecord::Redacted(*len),
+                HeaderValue::Redacted { len, hash: Some(hash) } => ValueRecord::Hashed(*len, *hash),
             },
         };
         let record = ShapeRecord {
@@ -230,7 +231,8 @@ fn shape(record: &BlockRecord, s: &ShapeRecord) -> Result<SharedShape, String> {
     let header = |h: &HeaderRecord| {
         let value = match h.value {
             ValueRecord::Kept(i) => HeaderValue::Kept(string(i)?),
-            ValueRecord::Redacted(len) => HeaderValue::Redacted { len },
+            ValueRecord::Redacted(len) => HeaderValue::Redacted { len, hash: None },
+            ValueRecord::Hashed(len, hash) => HeaderValue::Redacted { len, hash: Some(hash) },
         };
         Ok::<_, String>(Header { name: string(h.name)?, value })
     };

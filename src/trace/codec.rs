@@ -104,6 +104,8 @@ pub(super) struct HeaderRecord {
 pub(super) enum ValueRecord {
     Kept(u32),
     Redacted(u32),
+    /// Length and keyed hash.
+    Hashed(u32, u32),
 }
 
 /// The columns of one block. Optional numbers are stored plus one, zero meaning absent.

@@ -15,7 +15,10 @@ fn text(bytes: &[u8]) -> String {
 fn header(h: &Header) -> Value {
     match &h.value {
         HeaderValue::Kept(v) => json!([text(&h.name), text(v)]),
-        HeaderValue::Redacted { len } => json!([text(&h.name), { "redacted_len": len }]),
+        HeaderValue::Redacted { len, hash: None } => json!([text(&h.name), { "redacted_len": len }]),
+        HeaderValue::Redacted { len, hash: Some(hash) } => {
+            json!([text(&h.name), { "redacted_len": len, "hash": format!("{hash:08x}") }])
+        }
     }
 }
 

@@ -73,6 +73,8 @@ pub enum HeaderValue {
     Redacted {
         /// Length of the recorded value.
         len: u32,
+        /// A keyed hash of it, where one is kept: equal values have equal ones.
+        hash: Option<u32>,
     },
 }
 
@@ -111,7 +113,7 @@ impl RequestShape {
     #[must_use]
     pub fn weight(&self) -> usize {
         let header =
-            |h: &Header| h.name.len() + if let HeaderValue::Kept(v) = &h.value { v.len() } else { 4 } + 8;
+            |h: &Header| h.name.len() + if let HeaderValue::Kept(v) = &h.value { v.len() } else { 8 } + 8;
         self.method.len() + self.target.len() + self.headers.iter().map(header).sum::<usize>() + 32
     }
 

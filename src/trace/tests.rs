@@ -29,7 +29,7 @@ prop_compose! {
     fn shape()(method in "[A-Z]{1,8}", target in prop::collection::vec(any::<u8>(), 0..40), https in any::<bool>(),
                authority in prop::option::of("[a-z.]{1,12}"), names in prop::collection::vec("[A-Za-z-]{1,10}", 0..5),
                redact in 0u32..9, cookie in any::<bool>(), old in any::<bool>()) -> Arc<RequestShape> {
-        let value = |i: usize| if i.is_multiple_of(2) { HeaderValue::Kept(vec![b'v'; i]) } else { HeaderValue::Redacted { len: redact } };
+        let value = |i: usize| if i.is_multiple_of(2) { HeaderValue::Kept(vec![b'v'; i]) } else { HeaderValue::Redacted { len: redact, hash: (redact % 2 == 1).then_some(redact) } };
         Arc::new(RequestShape {
             method: method.into_bytes(), scheme: if https { Scheme::Https } else { Scheme::Http },
             authority: authority.map(String::into_bytes), target,

@@ -140,6 +140,12 @@ impl<W: Write> TraceWriter<W> {
         Ok(())
     }
 
+    /// Bytes written so far: what is in the block under way is not.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.offset
+    }
+
     fn flush_block(&mut self) -> Result<(), TraceError> {
         if self.block.len() == 0 {
             return Ok(());

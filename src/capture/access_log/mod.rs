@@ -28,7 +28,8 @@ use self::format::Format;
 use self::row::{LineError, Row};
 use self::session::{Hash128, Sessions, Who, hash128};
 use self::window::{Held, Window};
-use super::{RawEvent, redact};
+use super::RawEvent;
+use super::redact::Redactor;
 use crate::limits::{LOG_LINE_BYTES_MAX, LOG_SHAPES_MAX};
 use crate::lookup::Lookup;
 use crate::trace::shape::SharedShape;
@@ -48,6 +49,7 @@ pub struct LogSource {
 /// Turns the lines of one or more logs into raw events.
 #[derive(Debug)]
 pub struct LogRecorder {
+    redactor: Redactor,
     sources: Vec<LogSource>,
     seed: u64,
     window: Window,
@@ -63,8 +65,9 @@ pub struct LogRecorder {
 impl LogRecorder {
     /// A recorder that spreads coarse stamps by `seed`.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, redactor: Redactor) -> Self {
         Self {
+            redactor,
             sources: Vec::new(),
             seed,
             window: Window::new(seed),
@@ -75,6 +78,12 @@ impl LogRecorder {
             last: WallTime(0),
             resolution_ns: 1,
         }
+    }
+
+    /// What its requests are redacted with.
+    #[must_use]
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// Adds a log; the number returned goes with its lines.
@@ -203,7 +212,7 @@ impl LogRecorder {
         if self.shapes.len() >= LOG_SHAPES_MAX {
             self.shapes.clear();
         }
-        let shape = Arc::new(make_shape(row));
+        let shape = Arc::new(make_shape(row, &self.redactor));
         self.shapes.insert(key, Arc::clone(&shape));
         shape
     }
@@ -258,7 +267,7 @@ impl LogRecorder {
 
 /// The shape of a line's request, redacted.
 #[must_use]
-pub fn make_shape(row: &Row<'_>) -> crate::trace::RequestShape {
+pub fn make_shape(row: &Row<'_>, redactor: &Redactor) -> crate::trace::RequestShape {
     let version = row.version.unwrap_or(Version::Http11);
     let field = |name: &str, value: &[u8]| {
         (!value.is_empty()).then(|| HeaderLine { name: name.as_bytes().to_vec(), value: value.to_vec() })
@@ -279,7 +288,7 @@ pub fn make_shape(row: &Row<'_>) -> crate::trace::RequestShape {
     }
     let secure = row.scheme == Some(Scheme::Https) || row.target.starts_with(b"https://");
     let head = RequestHead { method: row.method.to_vec(), target: row.target.to_vec(), version, headers };
-    let mut shape = redact::shape(&head, if secure { Scheme::Https } else { Scheme::Http });
+    let mut shape = redactor.shape(&head, if secure { Scheme::Https } else { Scheme::Http });
     shape.headers.truncate(before);
     shape
 }

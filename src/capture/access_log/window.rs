@@ -10,7 +10,7 @@ use super::session::Who;
 use super::spread::Spread;
 use super::template::Mark;
 use crate::capture::calendar::Calendar;
-use crate::capture::order::shape_bytes;
+use crate::capture::order::{Until, shape_bytes};
 use crate::limits::{LOG_LATE, LOG_WINDOW_BYTES_MAX, LOG_WINDOW_LINES_MAX};
 use crate::trace::Provenance;
 use crate::trace::shape::SharedShape;
@@ -142,7 +142,8 @@ impl Window {
         while all && !self.seconds.is_empty() {
             self.spread_first();
         }
-        self.calendar.pop(all).map(|(_, held)| held)
+        let until = if all { Until::End } else { Until::Full };
+        self.calendar.pop(until).map(|(_, held)| held)
     }
 }
 

@@ -6,7 +6,6 @@ use super::{Pairing, Pending, cache_of};
 use crate::capture::RawEvent;
 use crate::capture::flow::Piece;
 use crate::capture::http2::{self, Http2};
-use crate::capture::redact;
 use crate::limits::{H2_STREAMS_MAX, ONE_SIDED_AFTER};
 use crate::lookup::Lookup;
 use crate::trace::{Item, Ledger, Scheme};
@@ -65,7 +64,7 @@ impl Pairing {
         let open = &mut streams.open;
         match event {
             E::Request { stream, at, head, https } => {
-                let shape = redact::shape(&head, if https { Scheme::Https } else { Scheme::Http });
+                let shape = self.redactor.shape(&head, if https { Scheme::Https } else { Scheme::Http });
                 let (body_len, status, cache, answer) = (None, None, None, None);
                 let asked = Asked::by(&head.method);
                 self.waiting_bytes += shape.weight();

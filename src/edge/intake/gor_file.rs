@@ -20,7 +20,8 @@ pub fn read(
     mut each: impl FnMut(&mut LogRecorder) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut input = BufReader::with_capacity(1 << 20, input);
-    let (mut gor, mut out, mut record, mut n) = (Gor::new(seed), Vec::new(), Vec::new(), 0u64);
+    let (mut gor, mut out, mut record, mut n) =
+        (Gor::new(seed, recorder.redactor().clone()), Vec::new(), Vec::new(), 0u64);
     let mut end = false;
     while !end {
         // Lines until one that is the separator; of a record that is too long the rest is passed over.
@@ -75,6 +76,7 @@ fn skip_record(input: &mut impl BufRead) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::capture::RawEvent;
+    use crate::capture::redact::Redactor;
     use crate::trace::EventKind;
 
     #[test]
@@ -90,7 +92,7 @@ mod tests {
         let huge = "line\n".repeat(GOR_RECORD_BYTES_MAX / 4);
         let text = [one(1, "a\n🐵\nb"), one(2, &huge), one(3, ""), "nonsense".into(), one(4, "last")]
             .join(&separator);
-        let (mut recorder, mut bad) = (LogRecorder::new(1), Vec::new());
+        let (mut recorder, mut bad) = (LogRecorder::new(1, Redactor::with_key(b"k")), Vec::new());
         read(text.as_bytes(), &mut recorder, 1, |n, e| bad.push((n, e)), |_| Ok(())).unwrap();
         let (events, ledger) = recorder.finish();
         let lengths = |e: &RawEvent| match &e.kind {

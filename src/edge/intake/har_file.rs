@@ -120,6 +120,7 @@ impl<'de> Visitor<'de> for Entries<'_> {
 mod tests {
     use super::*;
     use crate::capture::access_log::format::Format;
+    use crate::capture::redact::Redactor;
     use crate::trace::EventKind;
 
     const ENTRY: &str = r#"{"startedDateTime":"2026-01-01T00:00:00.250Z","time":12.5,"connection":"443","request":{"method":"GET",
@@ -128,7 +129,7 @@ mod tests {
         "response":{"status":200,"bodySize":512,"content":{"text":"a body"}}}"#;
 
     fn requests(text: &str) -> (Vec<String>, Vec<u64>, Option<String>) {
-        let (mut recorder, mut bad) = (LogRecorder::new(1), Vec::new());
+        let (mut recorder, mut bad) = (LogRecorder::new(1, Redactor::with_key(b"k")), Vec::new());
         let source = LogSource { format: Format::named("har", &[]).unwrap(), behind_proxy: false };
         let end = read(text.as_bytes(), &mut recorder, source, |n, _| bad.push(n), |_| Ok(())).unwrap();
         let (events, _) = recorder.finish();

@@ -162,10 +162,12 @@ mod tests {
     use super::*;
     use crate::capture::RawEvent;
     use crate::capture::access_log::format::Format;
+    use crate::capture::redact::Redactor;
     use crate::trace::{EventKind, Ledger};
 
     fn read(logs: &[&str]) -> (Vec<BadLine>, Vec<RawEvent>, Ledger) {
-        let (mut recorder, mut all, mut seen) = (LogRecorder::new(1), Logs::default(), Vec::new());
+        let (mut recorder, mut all, mut seen) =
+            (LogRecorder::new(1, Redactor::with_key(b"k")), Logs::default(), Vec::new());
         for (i, text) in logs.iter().enumerate() {
             let source = LogSource { format: Format::named("combined", &[]).unwrap(), behind_proxy: false };
             let text = Cursor::new(text.as_bytes().to_vec());

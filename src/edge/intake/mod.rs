@@ -5,5 +5,6 @@ pub mod gor_file;
 pub mod har_file;
 pub mod log_file;
 pub mod open;
+pub mod rotation;
 pub mod secrets;
 pub mod trace_file;

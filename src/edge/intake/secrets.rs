@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::limits::ACCOUNTS_BYTES_MAX;
+use crate::limits::{ACCOUNTS_BYTES_MAX, REDACT_RULES_BYTES_MAX};
 use crate::plan::rewrite::Secret;
 use crate::plan::session::Accounts;
 use crate::policy::rewrite::SecretFrom;
@@ -17,6 +21,55 @@ fn text(file: &str, most: u64) -> anyhow::Result<String> {
     let size = fs::metadata(file).with_context(|| format!("cannot read {file}"))?.len();
     ensure!(size <= most, "{file} has {size} bytes; at most {most} are read");
     fs::read_to_string(file).with_context(|| format!("cannot read {file}"))
+}
+
+/// Shortest key of redaction.
+const REDACT_KEY_BYTES_MIN: usize = 16;
+
+/// Reads a file of redaction rules.
+///
+/// # Errors
+/// When it is not there, is too long, or is no text.
+pub fn rules(file: &Path) -> anyhow::Result<String> {
+    text(&file.to_string_lossy(), REDACT_RULES_BYTES_MAX)
+}
+
+/// Reads a key of redaction: all bytes of the file but for blanks at its ends.
+///
+/// # Errors
+/// When it is not there, or too short or too long.
+pub fn redact_key(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let show = file.display();
+    let cannot = || format!("cannot read the key {show}");
+    let meta = fs::metadata(file).with_context(cannot)?;
+    ensure!(
+        meta.len() <= SECRET_BYTES_MAX,
+        "the key {show} has {} bytes; at most {SECRET_BYTES_MAX} are read",
+        meta.len()
+    );
+    let key = fs::read(file).with_context(cannot)?.trim_ascii().to_vec();
+    let n = key.len();
+    ensure!(
+        n >= REDACT_KEY_BYTES_MIN,
+        "the key {show} has {n} bytes; at least {REDACT_KEY_BYTES_MIN} random ones are needed (head -c 32 /dev/urandom | base64)"
+    );
+    if meta.permissions().mode() & 0o077 != 0 {
+        drop(writeln!(
+            std::io::stderr(),
+            "replay: warning: others than its owner can read the key {show} (chmod 600)"
+        ));
+    }
+    Ok(key)
+}
+
+/// A key that nobody knows.
+///
+/// # Errors
+/// When the system has no randomness.
+pub fn random_key() -> anyhow::Result<[u8; 32]> {
+    let mut key = [0; 32];
+    SystemRandom::new().fill(&mut key).map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
+    Ok(key)
 }
 
 /// Reads a secret.

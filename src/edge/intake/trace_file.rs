@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -56,6 +58,7 @@ pub struct NewTrace {
     batch: Vec<TraceEvent>,
     batches: SyncSender<Vec<TraceEvent>>,
     thread: Option<JoinHandle<Result<Writer, TraceError>>>,
+    written: Arc<AtomicU64>,
     partial: PathBuf,
     path: PathBuf,
 }
@@ -72,19 +75,28 @@ pub fn create(path: &Path, meta: &TraceMeta) -> anyhow::Result<NewTrace> {
     let file = file.with_context(|| format!("cannot create {}", partial.display()))?;
     let mut writer = TraceWriter::new(BufWriter::with_capacity(1 << 18, file), meta)?;
     let (batches, waiting) = sync_channel::<Vec<TraceEvent>>(BATCHES_WAITING);
+    let written = Arc::new(AtomicU64::new(0));
+    let bytes = Arc::clone(&written);
     let thread = std::thread::Builder::new().name("trace".to_owned()).spawn(move || {
         for batch in waiting {
             for event in &batch {
                 writer.push(event)?;
             }
+            bytes.store(writer.bytes(), Ordering::Relaxed);
         }
         Ok(writer)
     })?;
     let batch = Vec::with_capacity(BATCH);
-    Ok(NewTrace { batch, batches, thread: Some(thread), partial, path: path.to_owned() })
+    Ok(NewTrace { batch, batches, thread: Some(thread), written, partial, path: path.to_owned() })
 }
 
 impl NewTrace {
+    /// Bytes on the disk, a little behind what was added.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Adds one event.
     ///
     /// # Errors

@@ -1,0 +1,212 @@
+//! `replay capture INPUT... -o TRACE`.
+
+mod found;
+mod redaction;
+mod session;
+mod sink;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use self::found::{coarsest, kind_of, log_source};
+use self::redaction::RedactionArgs;
+use self::session::Session;
+use self::sink::{Files, Finished, Sink};
+use super::progress::Progress;
+use crate::capture::access_log::LogRecorder;
+use crate::capture::access_log::json::JsonMap;
+use crate::capture::order::Until;
+use crate::capture::recorder::Recorder;
+use crate::edge::intake::open::{Kind, open};
+use crate::trace::writer::Written;
+use crate::trace::{Item, Ledger, Source, TraceMeta};
+use crate::units::{NANOS_PER_SEC, WallTime};
+
+/// What writes a trace, for the trace.
+const MADE_BY: &str = concat!("replay ", env!("CARGO_PKG_VERSION"));
+
+/// Turn captures and access logs into a trace.
+#[derive(Debug, clap::Args)]
+pub(super) struct CaptureArgs {
+    /// pcap or pcapng files, access logs, HTTP archives, GoReplay's files, each also gzip'd or zstd'd; `-` is standard input.
+    #[arg(required = true)]
+    inputs: Vec<PathBuf>,
+    /// The trace to write.
+    #[arg(short, long, value_name = "TRACE")]
+    output: PathBuf,
+    #[command(flatten)]
+    options: CaptureOptions,
+    /// Print the ledger as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How inputs are read.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CaptureOptions {
+    /// What the inputs are: auto, pcap, access-log, har, gor, or the name of a log format.
+    #[arg(long, default_value = "auto")]
+    format: String,
+    /// Format of the logs: nginx's `log_format` or Apache's `LogFormat` directive as it stands in the configuration.
+    #[arg(long, value_name = "DIRECTIVE", conflicts_with = "format")]
+    log_format: Option<String>,
+    /// A field of a JSON log and the key that holds it, such as `method=req.verb`.
+    #[arg(long, value_name = "NAME=PATH")]
+    field: Vec<String>,
+    /// Where the logs were written: at the edge, or behind a proxy that says whom it asks for (X-Forwarded-For).
+    #[arg(long, value_enum, default_value = "auto")]
+    captured_at: CapturedAt,
+    /// Seed for spreading the stamps of access logs, which are cut to the second.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    redaction: RedactionArgs,
+}
+
+/// Where traffic was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum CapturedAt {
+    /// Told by what the lines say.
+    Auto,
+    /// By the first server that clients reach.
+    Edge,
+    /// Behind a proxy, whose connections are not those of clients.
+    BehindProxy,
+}
+
+impl Default for CaptureOptions {
+    fn default() -> Self {
+        let (format, log_format, field) = ("auto".to_owned(), None, Vec::new());
+        Self {
+            format,
+            log_format,
+            field,
+            captured_at: CapturedAt::Auto,
+            seed: 1,
+            redaction: RedactionArgs::default(),
+        }
+    }
+}
+
+impl CaptureArgs {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// If an input cannot be read at all or the trace cannot be written.
+    pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<u8> {
+        let Finished { path, ledger, written } = capture(&self.inputs, &self.output, &self.options)?;
+        if self.json {
+            let ledger = crate::trace::summary::ledger_json(&ledger);
+            let all = serde_json::json!({
+                "requests": written.requests, "sessions": written.sessions, "bytes": written.bytes, "ledger": ledger
+            });
+            writeln!(out, "{all}")?;
+        } else {
+            summary(out, &path, &ledger, &written)?;
+        }
+        Ok(super::OK)
+    }
+}
+
+/// Captures `inputs` into a trace at `output`. Also used by the demo.
+pub(crate) fn capture(
+    inputs: &[PathBuf],
+    output: &Path,
+    options: &CaptureOptions,
+) -> anyhow::Result<Finished> {
+    let redactor = options.redaction.redactor()?;
+    let own: Result<Vec<_>, String> = options.field.iter().map(|f| JsonMap::own_field(f)).collect();
+    let own = own.map_err(|e| anyhow::anyhow!("--field: {e}"))?;
+    // All are opened first: one that cannot be read must not cost the work on the others.
+    let (mut frames, mut logs, mut archives, mut sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for path in inputs {
+        let input = open(path)?;
+        let cannot = || format!("cannot capture {}", path.display());
+        let mut source = Source { name: input.name.clone(), format: String::new() };
+        match kind_of(&input, options).with_context(cannot)? {
+            Kind::Pcap | Kind::Pcapng => {
+                source.format = if input.kind == Kind::Pcap { "pcap" } else { "pcapng" }.to_owned();
+                frames.push((path, input));
+            }
+            kind @ (Kind::Har | Kind::Gor) => {
+                source.format = if kind == Kind::Har { "har" } else { "gor" }.to_owned();
+                archives.push((kind, input));
+            }
+            Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
+                let found = log_source(&input, options, &own, &redactor).with_context(cannot)?;
+                source.format = format!("access-log/{}", found.format.name);
+                logs.push((found, input));
+            }
+        }
+        sources.push(source);
+    }
+    let meta = TraceMeta {
+        started_at: WallTime::default(),
+        sources,
+        redaction: redactor.words(),
+        resolution_ns: coarsest(&logs, !archives.is_empty()),
+        spread_seed: logs.iter().any(|(l, _)| l.resolution_ns >= NANOS_PER_SEC).then_some(options.seed),
+        made_by: MADE_BY.to_owned(),
+    };
+    let mut session = Session {
+        frames: Recorder::new(redactor.clone()),
+        log: LogRecorder::new(options.seed, redactor),
+        sink: Sink::new(meta, Files::One(output.to_owned())),
+    };
+    let mut progress = Progress::start();
+    for (path, input) in frames {
+        let read = session.read_frames(input, &mut progress);
+        read.with_context(|| format!("cannot capture {}", path.display()))?;
+    }
+    for (kind, input) in archives {
+        session.read_archive(kind, input, options.seed, &mut progress)?;
+    }
+    session.read_logs(logs, &mut progress)?;
+    progress.done();
+    finish(session)
+}
+
+/// The last of all inputs.
+fn finish(session: Session) -> anyhow::Result<Finished> {
+    let Session { frames, log, mut sink } = session;
+    let (events, mut ledger) = frames.finish();
+    let has_frames = ledger.get(Item::Frames).is_some_and(|n| n > 0);
+    sink.take(events);
+    let (events, lines) = log.finish();
+    sink.take(events);
+    sink.drain(Until::End)?;
+    let n = lines.get(Item::Lines).unwrap_or(0);
+    if !sink.has_begun() && n > 0 && !has_frames {
+        bail!("none of the {n} lines is a request; nothing was written");
+    }
+    ledger.merge(&lines);
+    sink.finish(&ledger)?.pop().context("no trace was written")
+}
+
+/// What was captured and what was not, for people.
+fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Written) -> anyhow::Result<()> {
+    let per_request = written.bytes.checked_div(written.requests).unwrap_or(0);
+    writeln!(
+        out,
+        "{}: {} requests in {} sessions over {:.1} s, {} bytes ({per_request} per request)",
+        trace.display(),
+        written.requests,
+        written.sessions,
+        written.last_ns as f64 / 1e9,
+        written.bytes
+    )?;
+    if written.requests == 0 {
+        writeln!(out, "no requests were found; the ledger says what was there instead")?;
+    }
+    let (share, hidden) = ledger.completeness(written.requests);
+    let more = if hidden { "; more may hide in what could not be read" } else { "" };
+    writeln!(out, "complete: {:.2} % of the requests that were seen{more}", share * 100.0)?;
+    for (item, n) in ledger.rows() {
+        if let Some(n) = n.filter(|n| *n > 0) {
+            writeln!(out, "  {n:>10}  {}", item.words())?;
+        }
+    }
+    Ok(())
+}
