@@ -4,8 +4,10 @@
 
 CARGO ?= cargo
 SERVERS := $(CURDIR)/target/servers
+# Live capture is built where libpcap is there to link with: unpacked by `make servers`, or the system's.
+LIVE = $(shell { test -e $(SERVERS)/lib/libpcap.so || pkg-config --exists libpcap 2>/dev/null; } && echo --features live)
 
-.PHONY: help demo test lint servers bench bench-engine captures schema
+.PHONY: help demo test live lint servers bench bench-engine captures schema
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -17,13 +19,17 @@ demo: ## watch the governor at work against a built-in shop (under a minute)
 servers: ## fetch and unpack the test servers into target/servers (nothing is installed)
 	tests/servers/setup.sh
 
+live: servers ## build target/release/replay with capture from interfaces (`replay capture --live`)
+	$(CARGO) build --release --locked --bin replay --bin replayd $(LIVE)
+	@test -n "$(LIVE)" || { echo "libpcap is not here: apt-get install libpcap-dev"; exit 1; }
+
 lint: ## formatting, clippy and documentation, all warnings are errors
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+	$(CARGO) clippy --locked --all-targets $(LIVE) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet $(LIVE)
 
 test: servers lint ## everything: lint, unit and property tests, real servers on loopback
-	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast
+	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast $(LIVE)
 	$(CARGO) test --locked --profile fast -p replay-loom
 
 bench-engine: servers ## the engine beside other load generators (needs 2 cores to itself, some 15 minutes)

@@ -200,6 +200,34 @@ pub const ONE_SIDED_AFTER: Duration = Duration::from_secs(10);
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest time that a live capture keeps events back because an older request has no answer yet: a long poll must not keep
+/// an hour of others in memory. What is complete later than that is counted as late.
+pub const LIVE_PLACE_WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// Time that frames of a live capture may be late: queues of several processors are a few milliseconds apart.
+pub const LIVE_LATE: Duration = Duration::from_secs(1);
+
+/// Frames of a live capture between two looks at the clock: a few hundred microseconds of a busy network.
+pub const LIVE_FRAMES_PER_LOOK: u64 = 256;
+
+/// Bytes of a frame that a live capture takes: larger than any frame that the kernel puts together.
+pub const LIVE_FRAME_BYTES: i32 = 262_144;
+
+/// Time after which a live capture looks up although no frame came: that long a stop takes at most.
+pub const LIVE_LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes before the place in a followed log by which it is known again: a few lines, which no other log has there.
+pub const FOLLOW_TAIL_BYTES: u64 = 256;
+
+/// Older files of a followed log that are read after a pause: more than a year of weekly rotation.
+pub const FOLLOW_OLD_FILES_MAX: usize = 64;
+
+/// Lines of followed logs that are named when they cannot be used, in one run; the ledger counts them all.
+pub const FOLLOW_BAD_LINES_SHOWN: u64 = 20;
+
+/// Time between two looks at followed logs.
+pub const FOLLOW_LOOK: Duration = Duration::from_millis(250);
+
 /// Longest file of redaction rules, bytes: thousands of names.
 pub const REDACT_RULES_BYTES_MAX: u64 = 256 * 1024;
 

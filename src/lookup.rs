@@ -87,6 +87,11 @@ impl<K: Hash + Eq, V> Lookup<K, V> {
         out
     }
 
+    /// The smallest of what `of` makes of the values.
+    pub fn min_of<T: Ord>(&self, of: impl Fn(&V) -> Option<T>) -> Option<T> {
+        self.0.values().filter_map(of).min()
+    }
+
     /// Changes every value, in the order of their keys.
     pub fn for_each_sorted(&mut self, mut change: impl FnMut(&K, &mut V))
     where

@@ -200,6 +200,13 @@ impl Pairing {
         self.requests.held_bytes() + self.responses.held_bytes() + self.waiting_bytes + frames
     }
 
+    /// When the oldest request began whose answer, or whose own end, is still to come.
+    #[must_use]
+    pub fn oldest(&self) -> Option<WallTime> {
+        let streams = self.http2.as_ref().and_then(|s| s.open.min_of(|p| Some(p.at)));
+        [self.waiting.front().map(|p| p.at), self.request_began, streams].into_iter().flatten().min()
+    }
+
     /// What the next response answers.
     fn asked(&self) -> Asked {
         self.waiting.iter().find(|p| p.answer.is_none()).map_or(Asked::Other, |p| p.asked)

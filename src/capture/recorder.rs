@@ -238,6 +238,22 @@ impl Recorder {
         flow.finish(seen, &mut self.ledger, &mut self.out);
     }
 
+    /// Nothing came until `now`: what is idle for too long ends.
+    pub fn tick(&mut self, now: WallTime) {
+        self.sweep(now);
+    }
+
+    /// When the oldest request began that is not complete; events before it will not come any more.
+    #[must_use]
+    pub fn oldest(&self) -> Option<WallTime> {
+        self.flows.min_of(|f| f.pairing.oldest())
+    }
+
+    /// The counts since they were last taken.
+    pub fn take_ledger(&mut self) -> Ledger {
+        std::mem::take(&mut self.ledger)
+    }
+
     /// Events that are complete.
     pub fn take_events(&mut self) -> Vec<RawEvent> {
         let mut events = std::mem::take(&mut self.out);

@@ -36,6 +36,7 @@ items! {
     Bytes "bytes" "bytes of frames or log read",
     Lines "lines" "log lines read",
     KernelDrops "kernel_drops" "frames that the kernel dropped (live capture only)",
+    InterfaceDrops "interface_drops" "frames that the network interface dropped",
     CutFiles "cut_files" "input files that end in the middle of a record",
     Truncated "truncated" "frames cut by the snapshot length",
     FramesNotTcp "frames_not_tcp" "frames that are not TCP over IP",
@@ -65,6 +66,7 @@ items! {
     UnpairedResponses "unpaired_responses" "answers without a request",
     UnparsedLines "unparsed_lines" "log lines that could not be read",
     MalformedLines "malformed_lines" "log lines whose request is not HTTP",
+    LogCuts "log_cuts" "times a followed log was cut or replaced before it was known to be read",
     OtherLines "other_lines" "log lines that a program wrote about itself",
     TooLarge "too_large" "requests whose head is too large for a trace",
     LateEvents "late_events" "events too far out of time order to be placed",
@@ -124,7 +126,9 @@ impl Ledger {
         ]);
         let hidden = count(&[
             Item::KernelDrops,
+            Item::InterfaceDrops,
             Item::CutFiles,
+            Item::LogCuts,
             Item::Truncated,
             Item::FramesUnparsed,
             Item::FramesUnsupported,

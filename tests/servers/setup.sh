@@ -8,6 +8,7 @@
 # Result, below target/servers (or $REPLAY_SERVERS_DIR):
 #   bin/TOOL   wrappers: nginx haproxy prometheus promtool tshark tcpdump dumpcap capinfos
 #   tree/      the unpacked packages
+#   lib/       libpcap, to link the feature `live` with, and what it needs that this machine has not
 #   VERSIONS   one line per tool: what it says about itself
 #   MISSING    only when something could not be had: "TOOL: reason", one per line
 #
@@ -18,7 +19,7 @@
 set -euo pipefail
 
 # Raise this when the packages or the wrappers change: it invalidates old folders.
-VERSION=5
+VERSION=6
 
 # package -> the programs wanted from it
 PACKAGES=(nginx haproxy prometheus tshark tcpdump faketime wrk nghttp2-client)
@@ -226,8 +227,25 @@ for pkg in "${PACKAGES[@]}"; do
   done
 done
 
-rm -rf "$dest/tree" "$dest/bin"
-mv "$work/new/tree" "$work/new/bin" "$work/new/VERSIONS" "$dest/"
+# libpcap by its name for linking, and those of its libraries that only the unpacked tree has: a folder that holds nothing
+# else, because programs of this machine may come to look into it.
+mkdir -p "$work/new/lib"
+pcap=$(cd "$work/new" && find tree -name 'libpcap.so.0.8' -print -quit)
+if [ -n "$pcap" ]; then
+  ln -s "../$pcap" "$work/new/lib/libpcap.so"
+  ln -s "../$pcap" "$work/new/lib/libpcap.so.0.8"
+  LD_LIBRARY_PATH= ldd "$work/new/$pcap" | awk '/not found/{print $1}' >"$work/lacking" || true
+  while [ -s "$work/lacking" ]; do
+    read -r lib <"$work/lacking"
+    found=$(cd "$work/new" && find tree -name "$lib" -print -quit)
+    [ -n "$found" ] || { say "libpcap needs $lib, which is not here"; break; }
+    ln -s "../$found" "$work/new/lib/$lib"
+    LD_LIBRARY_PATH="$work/new/lib" ldd "$work/new/$pcap" | awk '/not found/{print $1}' >"$work/lacking" || true
+  done
+fi
+
+rm -rf "$dest/tree" "$dest/bin" "$dest/lib"
+mv "$work/new/tree" "$work/new/bin" "$work/new/lib" "$work/new/VERSIONS" "$dest/"
 cat "$work"/missing/* 2>/dev/null >"$dest/MISSING" || rm -f "$dest/MISSING"
 echo "$stamp" >"$dest/STAMP"
 say "done: $(ls -x -w 0 "$dest/bin" | tr -s " ") ($(du -sh "$dest/tree" | cut -f1))"

@@ -99,7 +99,7 @@ pub fn wait_for_port(port: u16) {
 
 /// nginx that answers everything with 200 and logs each request as a line.
 pub struct Nginx {
-    _process: Process,
+    pub process: Process,
     pub port: u16,
     log: PathBuf,
 }
@@ -134,7 +134,7 @@ impl Nginx {
         let args = ["-e", &error, "-p", &d.to_string(), "-c", &path.display().to_string()];
         let process = Process::start(&program, &args, &dir.join("nginx.out"));
         wait_for_port(port);
-        Some(Self { _process: process, port, log: dir.join("access.log") })
+        Some(Self { process, port, log: dir.join("access.log") })
     }
 
     /// Lines of the access log.

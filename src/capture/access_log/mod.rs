@@ -256,6 +256,14 @@ impl LogRecorder {
         self.resolution_ns
     }
 
+    /// Places all lines that wait, ends all sessions, and begins anew with the same logs.
+    pub fn renew(&mut self) -> (Vec<RawEvent>, Ledger) {
+        let mut next = Self::new(self.seed, self.redactor.clone());
+        next.sources = std::mem::take(&mut self.sources);
+        next.resolution_ns = self.resolution_ns;
+        std::mem::replace(self, next).finish()
+    }
+
     /// Places all lines that wait and ends all sessions.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {

@@ -1,6 +1,10 @@
 //! `replay capture INPUT... -o TRACE`.
 
+mod follow;
 mod found;
+mod lasting;
+#[cfg(feature = "live")]
+mod live;
 mod redaction;
 mod session;
 mod sink;
@@ -11,12 +15,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use self::found::{coarsest, kind_of, log_source};
+use self::lasting::{Lasting, Teller};
 use self::redaction::RedactionArgs;
 use self::session::Session;
 use self::sink::{Files, Finished, Sink};
 use super::progress::Progress;
 use crate::capture::access_log::LogRecorder;
 use crate::capture::access_log::json::JsonMap;
+use crate::capture::access_log::row::Field;
 use crate::capture::order::Until;
 use crate::capture::recorder::Recorder;
 use crate::edge::intake::open::{Kind, open};
@@ -31,8 +37,22 @@ const MADE_BY: &str = concat!("replay ", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, clap::Args)]
 pub(super) struct CaptureArgs {
     /// pcap or pcapng files, access logs, HTTP archives, GoReplay's files, each also gzip'd or zstd'd; `-` is standard input.
-    #[arg(required = true)]
+    #[arg(required_unless_present_any = ["live", "follow"], conflicts_with_all = ["live", "follow"])]
     inputs: Vec<PathBuf>,
+    /// Capture from a network interface instead (`any`: all of them) until stopped; needs CAP_NET_RAW, which is given up once it is open.
+    #[arg(long, value_name = "IFACE")]
+    live: Option<String>,
+    /// Follow an access log as it is written, through rotation; a restart goes on where it was left (OUTPUT.position). A trace an hour, unless --rotate says otherwise.
+    #[arg(long, value_name = "LOG", conflicts_with = "live")]
+    follow: Vec<PathBuf>,
+    /// Only frames that fit, in tcpdump's language (live captures). Beware: `tcp port 80` misses VLANs, tunnels and fragments.
+    #[arg(long, value_name = "BPF", requires = "live")]
+    filter: Option<String>,
+    /// Ring between the kernel and a live capture, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=2047))]
+    buffer_mib: u16,
+    #[command(flatten)]
+    lasting: Lasting,
     /// The trace to write.
     #[arg(short, long, value_name = "TRACE")]
     output: PathBuf,
@@ -96,17 +116,62 @@ impl CaptureArgs {
     /// # Errors
     /// If an input cannot be read at all or the trace cannot be written.
     pub(super) fn run(&self, out: &mut impl Write) -> anyhow::Result<u8> {
-        let Finished { path, ledger, written } = capture(&self.inputs, &self.output, &self.options)?;
+        if let Some(interface) = &self.live {
+            return self.capture_live(interface, out);
+        }
+        if !self.follow.is_empty() {
+            return self.follow(out);
+        }
+        let finished = capture(&self.inputs, &self.output, &self.options)?;
         if self.json {
-            let ledger = crate::trace::summary::ledger_json(&ledger);
-            let all = serde_json::json!({
-                "requests": written.requests, "sessions": written.sessions, "bytes": written.bytes, "ledger": ledger
-            });
-            writeln!(out, "{all}")?;
+            writeln!(out, "{}", finished_json(&finished))?;
         } else {
-            summary(out, &path, &ledger, &written)?;
+            summary(out, &finished.path, &finished.ledger, &finished.written)?;
         }
         Ok(super::OK)
+    }
+
+    fn follow(&self, out: &mut impl Write) -> anyhow::Result<u8> {
+        let (redactor, own) = (self.options.redaction.redactor()?, self.options.own_fields()?);
+        let mut teller = Teller::new(out, self.json);
+        let (logs, options) = (&self.follow, &self.options);
+        follow::run(logs, &self.lasting, &self.output, options, &own, &redactor, &mut teller)
+            .map(|()| super::OK)
+    }
+
+    #[cfg(feature = "live")]
+    fn capture_live(&self, interface: &str, out: &mut impl Write) -> anyhow::Result<u8> {
+        let redactor = self.options.redaction.redactor()?;
+        let (filter, buffer_mib) = (self.filter.clone(), self.buffer_mib);
+        let wanted =
+            crate::edge::intake::live::Wanted { interface: interface.to_owned(), filter, buffer_mib };
+        let mut teller = Teller::new(out, self.json);
+        live::run(&wanted, &self.lasting, &self.output, redactor, &mut teller).map(|()| super::OK)
+    }
+
+    #[cfg(not(feature = "live"))]
+    fn capture_live(&self, interface: &str, _: &mut impl Write) -> anyhow::Result<u8> {
+        bail!(
+            "--live {interface}: this program was built without live capture. Build it with `make live` (or `cargo build --release \
+             --features live`, which needs libpcap-dev), or record with tcpdump -w and capture that file"
+        )
+    }
+}
+
+/// A trace that was written, for machines.
+fn finished_json(finished: &Finished) -> serde_json::Value {
+    let Finished { path, ledger, written } = finished;
+    let ledger = crate::trace::summary::ledger_json(ledger);
+    serde_json::json!({
+        "trace": path, "requests": written.requests, "sessions": written.sessions, "bytes": written.bytes, "ledger": ledger
+    })
+}
+
+impl CaptureOptions {
+    /// Fields of a JSON log by the keys that the command line names.
+    fn own_fields(&self) -> anyhow::Result<Vec<(Field, String)>> {
+        let own: Result<Vec<_>, String> = self.field.iter().map(|f| JsonMap::own_field(f)).collect();
+        own.map_err(|e| anyhow::anyhow!("--field: {e}"))
     }
 }
 
@@ -117,8 +182,7 @@ pub(crate) fn capture(
     options: &CaptureOptions,
 ) -> anyhow::Result<Finished> {
     let redactor = options.redaction.redactor()?;
-    let own: Result<Vec<_>, String> = options.field.iter().map(|f| JsonMap::own_field(f)).collect();
-    let own = own.map_err(|e| anyhow::anyhow!("--field: {e}"))?;
+    let own = options.own_fields()?;
     // All are opened first: one that cannot be read must not cost the work on the others.
     let (mut frames, mut logs, mut archives, mut sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for path in inputs {
@@ -182,7 +246,8 @@ fn finish(session: Session) -> anyhow::Result<Finished> {
         bail!("none of the {n} lines is a request; nothing was written");
     }
     ledger.merge(&lines);
-    sink.finish(&ledger)?.pop().context("no trace was written")
+    sink.finish(&ledger)?;
+    sink.take_finished()?.pop().context("no trace was written")
 }
 
 /// What was captured and what was not, for people.
@@ -203,6 +268,10 @@ fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Writte
     let (share, hidden) = ledger.completeness(written.requests);
     let more = if hidden { "; more may hide in what could not be read" } else { "" };
     writeln!(out, "complete: {:.2} % of the requests that were seen{more}", share * 100.0)?;
+    ledger_rows(out, ledger)
+}
+
+fn ledger_rows(out: &mut dyn Write, ledger: &Ledger) -> anyhow::Result<()> {
     for (item, n) in ledger.rows() {
         if let Some(n) = n.filter(|n| *n > 0) {
             writeln!(out, "  {n:>10}  {}", item.words())?;

@@ -1,12 +1,14 @@
 //! Where the events of a capture go: into the order of their times, and into one trace or into many, one after the other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
 
 use crate::capture::RawEvent;
 use crate::capture::order::{Orderer, Until};
+use crate::edge::intake::follow::Position;
+use crate::edge::intake::position_file::PositionFile;
 use crate::edge::intake::rotation::Rotation;
 use crate::edge::intake::trace_file::{self, NewTrace};
 use crate::trace::writer::{EVENT_BYTES_MAX, Written};
@@ -18,8 +20,20 @@ pub(super) enum Files {
     /// One trace.
     One(PathBuf),
     /// One after the other.
-    #[allow(dead_code)]
     Many(Rotation),
+    /// The same, but only the caller ends them.
+    Stepwise(Rotation),
+}
+
+impl Files {
+    /// Whether a trace could be written now.
+    pub(super) fn try_place(&self) -> anyhow::Result<()> {
+        let path = match self {
+            Self::One(path) => path.clone(),
+            Self::Many(rotation) | Self::Stepwise(rotation) => rotation.name(WallTime::default()),
+        };
+        trace_file::try_place(&path)
+    }
 }
 
 /// A trace that got its name.
@@ -40,14 +54,30 @@ pub(super) struct Sink {
     ends: Option<WallTime>,
     /// The last one, on its way to the disk: that must not keep anybody waiting who reads from a network.
     closing: Option<JoinHandle<anyhow::Result<Finished>>>,
+    finished: Vec<Finished>,
+    requests: u64,
     /// Counts since the last trace was ended.
     pub(super) ledger: Ledger,
+    /// Counts of all traces that were ended.
+    pub(super) all: Ledger,
 }
 
 impl Sink {
     pub(super) fn new(meta: TraceMeta, files: Files) -> Self {
-        let (order, ledger) = (Orderer::default(), Ledger::default());
-        Self { order, meta, files, trace: None, ends: None, closing: None, ledger }
+        let (order, finished, ledger) = (Orderer::default(), Vec::new(), Ledger::default());
+        let all = Ledger::default();
+        Self {
+            order,
+            meta,
+            files,
+            trace: None,
+            ends: None,
+            closing: None,
+            finished,
+            requests: 0,
+            ledger,
+            all,
+        }
     }
 
     /// Events that are complete.
@@ -60,8 +90,26 @@ impl Sink {
         self.trace.is_some()
     }
 
-    /// Writes the events whose place is certain. Traces that were ended meanwhile go to `done`.
-    pub(super) fn drain_into(&mut self, until: Until, done: &mut Vec<Finished>) -> anyhow::Result<()> {
+    /// Requests written so far.
+    pub(super) fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// What was counted so far, in all traces.
+    pub(super) fn total(&self, item: Item) -> u64 {
+        [&self.ledger, &self.all].into_iter().filter_map(|l| l.get(item)).sum()
+    }
+
+    /// The traces that were ended since this was last asked.
+    pub(super) fn take_finished(&mut self) -> anyhow::Result<Vec<Finished>> {
+        if self.closing.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.settle()?;
+        }
+        Ok(std::mem::take(&mut self.finished))
+    }
+
+    /// Writes the events whose place is certain.
+    pub(super) fn drain(&mut self, until: Until) -> anyhow::Result<()> {
         while let Some(event) = self.order.next(until, &mut self.ledger) {
             // Redaction makes some targets longer; one request must not end the capture of all others.
             if matches!(&event.kind, EventKind::Request(r) if r.shape.weight() > EVENT_BYTES_MAX) {
@@ -69,20 +117,16 @@ impl Sink {
                 continue;
             }
             if self.is_due(event.at) {
-                self.close(done)?;
+                self.close()?;
                 self.order.restart(event.at);
             }
+            self.requests += u64::from(matches!(event.kind, EventKind::Request(_)));
             let at = event.at;
             let placed = self.order.place(event);
             let trace = self.begin(at)?;
             placed.into_iter().flatten().try_for_each(|event| trace.push(event))?;
         }
         Ok(())
-    }
-
-    /// The same, where there is one trace only.
-    pub(super) fn drain(&mut self, until: Until) -> anyhow::Result<()> {
-        self.drain_into(until, &mut Vec::new())
     }
 
     /// Whether an event at `at` belongs to another trace than the one that is being written.
@@ -99,6 +143,7 @@ impl Sink {
                 meta.started_at = order.start().unwrap_or(at);
                 let path = match files {
                     Files::One(path) => path.clone(),
+                    Files::Stepwise(rotation) => rotation.name(at),
                     Files::Many(rotation) => {
                         *ends = rotation.end_of(at);
                         rotation.name(at)
@@ -111,12 +156,20 @@ impl Sink {
     }
 
     /// Ends the trace that is being written, in a thread of its own.
-    fn close(&mut self, done: &mut Vec<Finished>) -> anyhow::Result<()> {
-        self.settle(done)?;
+    fn close(&mut self) -> anyhow::Result<()> {
+        self.close_with(|_| Ok(()))
+    }
+
+    /// The same, with something to be done when the trace is on the disk but has no name yet.
+    fn close_with(
+        &mut self,
+        before: impl FnOnce(&Path) -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        self.settle()?;
         let Some((trace, path)) = self.trace.take() else { return Ok(()) };
         let ledger = std::mem::take(&mut self.ledger);
         let end = move || {
-            let written = trace.finish(&ledger)?;
+            let written = trace.finish_with(&ledger, || before(&path))?;
             Ok(Finished { path, ledger, written })
         };
         self.closing = Some(std::thread::Builder::new().name("trace-end".to_owned()).spawn(end)?);
@@ -124,26 +177,53 @@ impl Sink {
     }
 
     /// Waits for the trace that is on its way to the disk, and removes the oldest where there are too many.
-    fn settle(&mut self, done: &mut Vec<Finished>) -> anyhow::Result<()> {
+    fn settle(&mut self) -> anyhow::Result<()> {
         let Some(closing) = self.closing.take() else { return Ok(()) };
         let finished = closing.join().map_err(|_| anyhow::anyhow!("the thread that ends traces died"))??;
-        done.push(finished);
-        if let Files::Many(rotation) = &self.files {
+        self.all.merge(&finished.ledger);
+        self.finished.push(finished);
+        if let Files::Many(rotation) | Files::Stepwise(rotation) = &self.files {
             rotation.prune().context("cannot remove old traces")?;
         }
         Ok(())
     }
 
-    /// Writes all that is left and ends the last trace; an empty one where there was none and one was asked for.
-    pub(super) fn finish(mut self, rest: &Ledger) -> anyhow::Result<Vec<Finished>> {
-        let mut done = Vec::new();
-        self.drain_into(Until::End, &mut done)?;
+    /// Whether the trace that is being written is long enough.
+    pub(super) fn is_full(&self) -> bool {
+        match (&self.files, &self.trace) {
+            (Files::Stepwise(rotation), Some((trace, _))) => rotation.is_full(trace.bytes()),
+            _ => false,
+        }
+    }
+
+    /// Writes all that is left, ends the trace, and with it moves the positions of logs. Another trace may follow. Without a
+    /// request there is no trace, and the positions stay.
+    pub(super) fn finish_with(
+        &mut self,
+        rest: &Ledger,
+        positions: &PositionFile,
+        left: Vec<Position>,
+    ) -> anyhow::Result<()> {
+        self.drain(Until::End)?;
+        self.ledger.merge(rest);
+        self.order = Orderer::default();
+        if self.trace.is_none() {
+            return Ok(());
+        }
+        let file = positions.clone();
+        self.close_with(move |trace| file.prepare(trace, left))?;
+        self.settle()?;
+        positions.adopt()
+    }
+
+    /// Writes all that is left and ends the trace; an empty one where there was none and one was asked for.
+    pub(super) fn finish(&mut self, rest: &Ledger) -> anyhow::Result<()> {
+        self.drain(Until::End)?;
         self.ledger.merge(rest);
         if self.trace.is_none() && matches!(self.files, Files::One(_)) {
             self.begin(WallTime::default())?;
         }
-        self.close(&mut done)?;
-        self.settle(&mut done)?;
-        Ok(done)
+        self.close()?;
+        self.settle()
     }
 }

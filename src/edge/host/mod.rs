@@ -12,6 +12,7 @@ pub mod notify;
 pub mod own_load;
 pub mod panic_stop;
 pub mod policy_file;
+pub mod privileges;
 pub mod signals;
 pub mod site_file;
 pub mod state_folder;

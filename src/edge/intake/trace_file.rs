@@ -63,6 +63,24 @@ pub struct NewTrace {
     path: PathBuf,
 }
 
+/// Finds out whether a trace could be created at `path`.
+///
+/// # Errors
+/// When it could not.
+pub fn try_place(path: &Path) -> anyhow::Result<()> {
+    let mut probe = path.as_os_str().to_owned();
+    probe.push(".probe");
+    let show = path.display();
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&probe)
+        .with_context(|| format!("cannot create {show}"))?;
+    std::fs::remove_file(&probe).with_context(|| format!("cannot create {show}"))
+}
+
 /// Creates a trace at `path`, readable by its owner only: even a redacted trace shows what users do.
 ///
 /// # Errors
@@ -126,7 +144,19 @@ impl NewTrace {
     ///
     /// # Errors
     /// When the disk fails; the partial file is left for inspection.
-    pub fn finish(mut self, ledger: &Ledger) -> anyhow::Result<Written> {
+    pub fn finish(self, ledger: &Ledger) -> anyhow::Result<Written> {
+        self.finish_with(ledger, || Ok(()))
+    }
+
+    /// The same, with something to be done when the trace is on the disk but has no name yet.
+    ///
+    /// # Errors
+    /// When the disk or `before` fails; the partial file is left for inspection.
+    pub fn finish_with(
+        mut self,
+        ledger: &Ledger,
+        before: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Written> {
         self.send()?;
         // Nothing more comes: the thread ends.
         let (last, _) = sync_channel(0);
@@ -134,6 +164,7 @@ impl NewTrace {
         let (out, written) = self.writer()?.finish(ledger)?;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
         file.sync_all().with_context(|| format!("cannot write {}", self.partial.display()))?;
+        before()?;
         std::fs::rename(&self.partial, &self.path).with_context(|| {
             format!("cannot rename {} to {}", self.partial.display(), self.path.display())
         })?;

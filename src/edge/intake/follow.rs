@@ -1,0 +1,351 @@
+//! Access logs that grow: read as they are written, through rotation and truncation, from where they were left.
+//!
+//! A log is known by its device and inode and by the bytes before its position: so a file that was renamed is read to its end
+//! before the next one begins, and one that was cut and grew again is not taken for more of the old one. Only whole lines are
+//! handed on; a position lies behind one. What this refuses to do: guess. What may have been missed is told ([`Came::Cut`]).
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use super::open::{Kind, open};
+use crate::limits::{FOLLOW_OLD_FILES_MAX, FOLLOW_TAIL_BYTES, LOG_LINE_BYTES_MAX};
+use crate::units::RunTime;
+
+/// Time that a renamed log is still looked at: servers go on writing to it until they are told to open the new one.
+const OLD_LOOKED_AT: Duration = Duration::from_secs(5);
+
+/// Bytes read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// Where a log was left: behind a whole line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Path as it is followed.
+    pub path: PathBuf,
+    /// Device of the file.
+    device: u64,
+    /// Inode of the file.
+    inode: u64,
+    /// Bytes taken.
+    offset: u64,
+    /// Checksum (CRC-32C) of the last bytes before it, at most [`FOLLOW_TAIL_BYTES`].
+    tail: u32,
+}
+
+/// What came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Came<'a> {
+    /// A line, without its end.
+    Line(&'a [u8]),
+    /// The log was cut, or replaced, before it was known to be read: lines may be missing here.
+    Cut,
+}
+
+/// One log.
+pub struct Followed {
+    path: PathBuf,
+    file: Option<File>,
+    id: (u64, u64),
+    offset: u64,
+    /// The last bytes before the offset.
+    tail: Vec<u8>,
+    /// A line without its end yet.
+    part: Vec<u8>,
+    /// Its beginning was longer than a line may be: it is passed over to its end.
+    skipping: bool,
+    /// Files to be read before the log itself, oldest first.
+    older: Vec<PathBuf>,
+    /// Since when another file has the log's name.
+    renamed: Option<RunTime>,
+    buffer: Vec<u8>,
+}
+
+fn id(meta: &Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
+}
+
+/// The last bytes before `offset`.
+fn tail_of(file: &File, offset: u64) -> io::Result<Vec<u8>> {
+    let n = offset.min(FOLLOW_TAIL_BYTES);
+    let mut tail = vec![0; n as usize];
+    file.read_exact_at(&mut tail, offset - n)?;
+    Ok(tail)
+}
+
+impl Followed {
+    /// Follows the log at `path`: from `left` on where it is known, else from the beginning of what is there. Says whether
+    /// lines may be missing in between.
+    ///
+    /// # Errors
+    /// When the folder or what is there cannot be read. A log that is not there yet is waited for.
+    pub fn open(path: &Path, left: Option<&Position>) -> anyhow::Result<(Self, bool)> {
+        let mut this = Self {
+            path: path.to_owned(),
+            file: None,
+            id: (0, 0),
+            offset: 0,
+            tail: Vec::new(),
+            part: Vec::new(),
+            skipping: false,
+            older: Vec::new(),
+            renamed: None,
+            buffer: vec![0; READ_BYTES],
+        };
+        let cannot = || format!("cannot follow {}", path.display());
+        let Some(left) = left else {
+            this.open_path().with_context(cannot)?;
+            return Ok((this, false));
+        };
+        let names = Self::names(path).with_context(cannot)?;
+        let found = names.iter().position(|name| this.resume(name, left).unwrap_or(false));
+        let Some(found) = found else {
+            this.open_path().with_context(cannot)?;
+            return Ok((this, true));
+        };
+        // Behind the one that was left, those that came after it; the log itself comes last, by its name.
+        this.older = names.into_iter().skip(found + 1).filter(|n| n != path).collect();
+        let too_many = this.older.len() > FOLLOW_OLD_FILES_MAX;
+        this.older.truncate(FOLLOW_OLD_FILES_MAX);
+        Ok((this, too_many))
+    }
+
+    /// The log's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Files of the log's folder whose names begin with its name, by age, oldest first; its own is the last.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn names(path: &Path) -> io::Result<Vec<PathBuf>> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let other = entry.file_name().to_string_lossy().into_owned();
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_file() && other.starts_with(&name) {
+                let age = (other == name, meta.mtime(), meta.mtime_nsec());
+                found.push((age, folder.join(entry.file_name())));
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Whether the file at `name` is the one that was left; then it is open at that place.
+    fn resume(&mut self, name: &Path, left: &Position) -> io::Result<bool> {
+        let file = File::open(name)?;
+        let meta = file.metadata()?;
+        if id(&meta) != (left.device, left.inode) || meta.len() < left.offset {
+            return Ok(false);
+        }
+        let tail = tail_of(&file, left.offset)?;
+        if crc32c::crc32c(&tail) != left.tail {
+            return Ok(false);
+        }
+        (self.id, self.offset, self.tail) = (id(&meta), left.offset, tail);
+        self.file = Some(file);
+        Ok(true)
+    }
+
+    /// Opens the file that has the log's name now, at its beginning, if there is one.
+    fn open_path(&mut self) -> io::Result<()> {
+        self.part.clear();
+        self.tail.clear();
+        (self.offset, self.skipping, self.renamed) = (0, false, None);
+        match File::open(&self.path) {
+            Ok(file) => {
+                self.id = id(&file.metadata()?);
+                self.file = Some(file);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.file = None,
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// Where the next line begins that was not handed on. None where no file is open.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        self.file.as_ref()?;
+        let offset = self.offset - self.part.len() as u64;
+        // The tail ends where the part began.
+        let end = self.tail.len().saturating_sub(self.part.len());
+        let from = end.saturating_sub(FOLLOW_TAIL_BYTES as usize);
+        let tail = crc32c::crc32c(self.tail.get(from..end).unwrap_or_default());
+        Some(Position { path: self.path.clone(), device: self.id.0, inode: self.id.1, offset, tail })
+    }
+
+    /// Hands on the lines that came since the last call, at most about a megabyte of them; true where more wait.
+    ///
+    /// # Errors
+    /// When the disk fails, or `each` does.
+    pub fn poll(
+        &mut self,
+        now: RunTime,
+        mut each: impl FnMut(Came<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        let path = self.path.display().to_string();
+        let cannot = || format!("cannot read {path}");
+        if self.file.is_none() {
+            self.open_path().with_context(cannot)?;
+        }
+        if self.was_cut().with_context(cannot)? {
+            each(Came::Cut)?;
+            self.open_path().with_context(cannot)?;
+        }
+        for _ in 0..4 {
+            if !self.read_some(&mut each)? {
+                return self.next_file(now, &mut each).with_context(cannot);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether what was read is not there any more: the file is shorter, or other bytes stand before our place.
+    fn was_cut(&self) -> io::Result<bool> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let n = self.tail.len().min(FOLLOW_TAIL_BYTES as usize);
+        if file.metadata()?.len() < self.offset {
+            return Ok(true);
+        }
+        let now = tail_of(file, self.offset)?;
+        Ok(self.tail[self.tail.len() - n..] != now[now.len() - n..])
+    }
+
+    /// Reads once; false at the end of what is there.
+    fn read_some(&mut self, each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>) -> anyhow::Result<bool> {
+        let Some(file) = &mut self.file else { return Ok(false) };
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = file.read(&mut buffer);
+        let n = match read {
+            Ok(n) => n,
+            Err(e) => {
+                self.buffer = buffer;
+                return Err(e.into());
+            }
+        };
+        let result = self.lines(&buffer[..n], each);
+        self.buffer = buffer;
+        result.map(|()| n > 0)
+    }
+
+    fn lines(
+        &mut self,
+        mut bytes: &[u8],
+        each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.offset += bytes.len() as u64;
+        // Enough to find the tail before a part that is still open.
+        self.tail.extend_from_slice(bytes);
+        let keep = FOLLOW_TAIL_BYTES as usize + LOG_LINE_BYTES_MAX + 2;
+        self.tail.drain(..self.tail.len().saturating_sub(keep));
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+            bytes = rest;
+            if std::mem::take(&mut self.skipping) {
+                self.part.clear();
+            } else if self.part.is_empty() {
+                each(Came::Line(line))?;
+            } else {
+                self.part.extend_from_slice(line);
+                let whole = std::mem::take(&mut self.part);
+                each(Came::Line(&whole))?;
+            }
+        }
+        if self.skipping {
+            return Ok(());
+        }
+        self.part.extend_from_slice(bytes);
+        if self.part.len() > LOG_LINE_BYTES_MAX {
+            // Told as too long once, and passed over to its end.
+            let long = std::mem::take(&mut self.part);
+            self.skipping = true;
+            each(Came::Line(&long))?;
+        }
+        Ok(())
+    }
+
+    /// At the end of the open file: the next one, if there is one. True where it has to be read.
+    fn next_file(
+        &mut self,
+        now: RunTime,
+        each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<bool> {
+        if !self.older.is_empty() {
+            self.last_line(each)?;
+            let next = self.older.remove(0);
+            self.whole(&next, each)?;
+            if self.older.is_empty() {
+                self.open_path()?;
+            }
+            return Ok(true);
+        }
+        let Some(file) = &self.file else { return Ok(false) };
+        let is_same = std::fs::metadata(&self.path).is_ok_and(|m| id(&m) == id_of(file));
+        if is_same {
+            self.renamed = None;
+            return Ok(false);
+        }
+        let since = *self.renamed.get_or_insert(now);
+        if now < since.plus(OLD_LOOKED_AT) {
+            return Ok(false);
+        }
+        self.last_line(each)?;
+        self.open_path()?;
+        Ok(self.file.is_some())
+    }
+
+    /// What stands at the end of a file that will not grow is a line, with or without its end.
+    fn last_line(&mut self, each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let part = std::mem::take(&mut self.part);
+        if part.is_empty() || std::mem::take(&mut self.skipping) { Ok(()) } else { each(Came::Line(&part)) }
+    }
+
+    /// An older log from its beginning to its end, compressed or not. It is open by then, so that its position can be told.
+    fn whole(
+        &mut self,
+        name: &Path,
+        each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let input = open(name)?;
+        if input.kind == Kind::Empty {
+            return Ok(());
+        }
+        let file = File::open(name)?;
+        let meta = file.metadata()?;
+        (self.id, self.offset) = (id(&meta), 0);
+        let (mut bytes, mut buffer) = (input.bytes, vec![0; READ_BYTES]);
+        loop {
+            let n = bytes.read(&mut buffer).with_context(|| format!("cannot read {}", name.display()))?;
+            if n == 0 {
+                break;
+            }
+            self.lines(&buffer[..n], each)?;
+        }
+        self.last_line(each)?;
+        (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+fn id_of(file: &File) -> (u64, u64) {
+    file.metadata().map_or((0, 0), |m| id(&m))
+}
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

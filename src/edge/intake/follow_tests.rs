@@ -1,0 +1,184 @@
+//! Logs that grow, are renamed, cut, compressed and left, as tables.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use super::*;
+
+struct Rig {
+    dir: tempfile::TempDir,
+    now: RunTime,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), now: RunTime::from_millis(0) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.path(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        fs::rename(self.path(from), self.path(to)).unwrap();
+    }
+
+    fn open(&self, left: Option<&Position>) -> (Followed, bool) {
+        Followed::open(&self.path("log"), left).unwrap()
+    }
+
+    /// All that comes until nothing does, `seconds` later.
+    fn poll(&mut self, log: &mut Followed, seconds: u64) -> Vec<String> {
+        self.now = self.now.plus(Duration::from_secs(seconds));
+        let mut out = Vec::new();
+        loop {
+            let more = log.poll(self.now, |came| {
+                out.push(match came {
+                    Came::Line(line) if line.len() > 99 => format!("{} bytes", line.len()),
+                    Came::Line(line) => String::from_utf8_lossy(line).into_owned(),
+                    Came::Cut => "CUT".to_owned(),
+                });
+                Ok(())
+            });
+            if !more.unwrap() {
+                return out;
+            }
+        }
+    }
+}
+
+#[test]
+fn lines_come_whole_and_once() {
+    let mut rig = Rig::new();
+    let (mut log, cut) = rig.open(None);
+    assert!(!cut && log.position().is_none());
+    assert_eq!(rig.poll(&mut log, 1), Vec::<String>::new(), "it is waited for");
+    rig.append("log", "a\nb\nc");
+    assert_eq!(rig.poll(&mut log, 1), ["a", "b"]);
+    rig.append("log", "c\n");
+    assert_eq!(rig.poll(&mut log, 1), ["cc"]);
+    rig.append("log", &format!("{}\nd\n", "x".repeat(2 * LOG_LINE_BYTES_MAX)));
+    let came = rig.poll(&mut log, 1);
+    assert!(came.len() == 2 && came[0].ends_with(" bytes") && came[1] == "d", "{came:?}");
+}
+
+#[test]
+fn a_renamed_log_is_read_to_its_end_before_the_next_one() {
+    let mut rig = Rig::new();
+    rig.append("log", "a\n");
+    let (mut log, _) = rig.open(None);
+    assert_eq!(rig.poll(&mut log, 1), ["a"]);
+    rig.rename("log", "log.1");
+    rig.append("log", "d\n");
+    // The server still writes to the old one.
+    rig.append("log.1", "b\n");
+    assert_eq!(rig.poll(&mut log, 1), ["b"]);
+    rig.append("log.1", "c");
+    assert_eq!(rig.poll(&mut log, 4), Vec::<String>::new());
+    assert_eq!(rig.poll(&mut log, 2), ["c", "d"]);
+}
+
+#[test]
+fn a_cut_log_is_told_and_read_from_its_beginning() {
+    let mut rig = Rig::new();
+    rig.append("log", "a\nb\n");
+    let (mut log, _) = rig.open(None);
+    assert_eq!(rig.poll(&mut log, 1), ["a", "b"]);
+    fs::write(rig.path("log"), "").unwrap();
+    rig.append("log", "c\n");
+    assert_eq!(rig.poll(&mut log, 1), ["CUT", "c"]);
+    // Cut, and longer than before by the time it is looked at.
+    fs::write(rig.path("log"), "d\ne\nf\n").unwrap();
+    assert_eq!(rig.poll(&mut log, 1), ["CUT", "d", "e", "f"]);
+}
+
+#[test]
+fn a_restart_neither_loses_nor_repeats_lines() {
+    // What happens to the files while nobody follows, and what comes then.
+    type Change = fn(&Rig);
+    let table: [(&str, Change, &[&str], bool); 7] = [
+        ("nothing", |_| {}, &["cc"], false),
+        ("it grew", |r| r.append("log", "c\nd\n"), &["cc", "d"], false),
+        (
+            "it was renamed",
+            |r| {
+                r.append("log", "c\n");
+                r.rename("log", "log.1");
+                r.append("log", "d\n");
+            },
+            &["cc", "d"],
+            false,
+        ),
+        (
+            "twice",
+            |r| {
+                r.append("log", "c\n");
+                r.rename("log", "log.2");
+                r.append("log.1", "d\n");
+                r.append("log", "e\n");
+            },
+            &["cc", "d", "e"],
+            false,
+        ),
+        (
+            "the second was compressed",
+            |r| {
+                r.append("log", "c\n");
+                r.rename("log", "log.2");
+                let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                gz.write_all(b"d\n").unwrap();
+                fs::write(r.path("log.1.gz"), gz.finish().unwrap()).unwrap();
+                r.append("log", "e\n");
+            },
+            &["cc", "d", "e"],
+            false,
+        ),
+        (
+            "it is gone",
+            |r| {
+                fs::remove_file(r.path("log")).unwrap();
+                r.append("log", "x\n");
+            },
+            &["x"],
+            true,
+        ),
+        ("it was cut", |r| fs::write(r.path("log"), "x\ny\nz\nz\n").unwrap(), &["x", "y", "z", "z"], true),
+    ];
+    for (what, change, want, cut) in table {
+        let mut rig = Rig::new();
+        rig.append("log", "a\nb\nc");
+        let (mut log, _) = rig.open(None);
+        assert_eq!(rig.poll(&mut log, 1), ["a", "b"]);
+        let left = log.position().unwrap();
+        // As it lies on the disk.
+        let left: Position = serde_json::from_str(&serde_json::to_string(&left).unwrap()).unwrap();
+        drop(log);
+        change(&rig);
+        // Rotations lie further apart than a test.
+        for (name, age_s) in [("log.2", 20), ("log.1", 10), ("log.1.gz", 10)] {
+            if let Ok(file) = File::options().write(true).open(rig.path(name)) {
+                file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age_s))
+                    .unwrap();
+            }
+        }
+        let (mut log, was_cut) = rig.open(Some(&left));
+        assert_eq!(was_cut, cut, "{what}");
+        let mut came = rig.poll(&mut log, 1);
+        came.extend(rig.poll(&mut log, 6));
+        came.extend(rig.poll(&mut log, 6));
+        if what == "nothing" {
+            rig.append("log", "c\n");
+            came.extend(rig.poll(&mut log, 1));
+        }
+        assert_eq!(came, want, "{what}");
+        rig.append("log", "last\n");
+        assert_eq!(rig.poll(&mut log, 6), ["last"], "{what}");
+        let (mut log, cut) = rig.open(log.position().as_ref());
+        assert!(!cut && rig.poll(&mut log, 6).is_empty(), "{what}");
+    }
+}
