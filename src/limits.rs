@@ -200,6 +200,21 @@ pub const ONE_SIDED_AFTER: Duration = Duration::from_secs(10);
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Connections of a key log: 200,000 are 60 MB.
+pub const KEYLOG_CONNECTIONS_MAX: usize = 200_000;
+
+/// Longest key log, bytes: that many connections of TLS 1.3, five lines each.
+pub const KEYLOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Longest record of TLS with its header (RFC 5246, section 6.2.3).
+pub const TLS_RECORD_BYTES_MAX: usize = 5 + (1 << 14) + 2_048;
+
+/// Handshake messages held until a hello is whole: certificates come behind it, and are passed over message by message.
+pub const TLS_HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
+
+/// Records tried behind a hole: 4 MiB of full ones.
+pub const TLS_RECORDS_TRIED_MAX: u64 = 256;
+
 /// Longest time that a live capture keeps events back because an older request has no answer yet: a long poll must not keep
 /// an hour of others in memory. What is complete later than that is counted as late.
 pub const LIVE_PLACE_WAIT_MAX: Duration = Duration::from_secs(600);

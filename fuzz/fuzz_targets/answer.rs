@@ -41,7 +41,10 @@ fn ours(bytes: &[u8], piece: usize, asked: Asked) -> Option<(u16, u64)> {
 
 async fn hypers(bytes: &[u8], method: &str) -> Option<(u16, u64)> {
     let (client, mut server) = tokio::io::duplex(1 << 17);
-    let (mut sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.ok()?;
+    // As many header lines as we take.
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder.max_headers(replay::limits::HEADERS_MAX);
+    let (mut sender, driver) = builder.handshake(TokioIo::new(client)).await.ok()?;
     let request = hyper::Request::builder().method(method).uri("/").header("host", "x").body(Empty::<Bytes>::new());
     let answer = sender.send_request(request.expect("a request"));
     let target = async {

@@ -25,7 +25,7 @@ pub enum Piece<'a> {
     },
     /// Bytes that were never seen.
     Gap {
-        /// How many.
+        /// How many; [`u64::MAX`] where that is not known.
         len: u64,
     },
 }

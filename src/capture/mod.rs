@@ -20,6 +20,7 @@ pub mod order;
 pub mod pairing;
 pub mod recorder;
 pub mod redact;
+pub mod tls;
 
 use crate::trace::EventKind;
 use crate::units::WallTime;

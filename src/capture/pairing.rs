@@ -54,6 +54,8 @@ fn cache_of(headers: &[HeaderLine]) -> Option<CacheStatus> {
 pub struct Pairing {
     owner: u64,
     redactor: Redactor,
+    /// What its requests came by.
+    scheme: Scheme,
     requests: MessageStream,
     responses: MessageStream,
     waiting: VecDeque<Pending>,
@@ -83,6 +85,7 @@ impl Pairing {
         Self {
             owner,
             redactor,
+            scheme: Scheme::Http,
             requests: MessageStream::new(Direction::Requests, from_start),
             responses: MessageStream::new(Direction::Responses, from_start),
             waiting: VecDeque::new(),
@@ -98,6 +101,11 @@ impl Pairing {
             waiting_bytes: 0,
             http2: None,
         }
+    }
+
+    /// What comes was in TLS.
+    pub fn opened_tls(&mut self) {
+        self.scheme = Scheme::Https;
     }
 
     /// Whether the connection carried at least one usable request.
@@ -155,6 +163,10 @@ impl Pairing {
         }
         match piece {
             Piece::Gap { len } => {
+                // Between two answers: whole ones may have stood in it, and the next one may answer any that waits.
+                if self.responses.may_miss_messages() {
+                    self.give_up_pairs(ledger, out);
+                }
                 let event = self.responses.gap(Some(len));
                 self.on_response_event(event, self.last_at, ledger, out);
             }
@@ -223,7 +235,7 @@ impl Pairing {
             None | Some(Event::Response(_)) => {}
             Some(Event::Start) => self.request_began = Some(at),
             Some(Event::Request(head)) => {
-                let shape = self.redactor.shape(&head, Scheme::Http);
+                let shape = self.redactor.shape(&head, self.scheme);
                 let asked = Asked::by(&head.method);
                 let at = self.request_began.take().unwrap_or(at);
                 let pending =
@@ -549,5 +561,21 @@ mod tests {
         p.finish(WallTime(9), true, &mut ledger, &mut out);
         assert_eq!(requests(&out).len(), 1);
         assert_eq!(ledger.get(Item::ConnectionsTunnel), Some(1));
+    }
+
+    #[test]
+    fn an_answer_in_a_hole_is_not_taken_for_the_next_one() {
+        let (mut p, mut ledger, mut out) =
+            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
+        let get = |path: &str| format!("GET {path} HTTP/1.1\r\n\r\n");
+        p.client(data(1, &get("/a")), &mut ledger, &mut out);
+        p.client(data(2, &get("/b")), &mut ledger, &mut out);
+        // The answer to /a lay in it.
+        p.server(Piece::Gap { len: 40 }, &mut ledger, &mut out);
+        p.server(data(3, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), &mut ledger, &mut out);
+        p.finish(WallTime(9), true, &mut ledger, &mut out);
+        let want = [(1, "/a".to_owned(), None, None), (2, "/b".to_owned(), None, None)];
+        assert_eq!(requests(&out), want);
+        assert_eq!(ledger.get(Item::UnpairedResponses), Some(1));
     }
 }

@@ -13,6 +13,8 @@ use super::fragments::Fragments;
 use super::frame::{self, Endpoint, LinkType, Scope, Segment};
 use super::pairing::{Pairing, count_flow};
 use super::redact::Redactor;
+use super::tls::keylog::KeyLog;
+use super::tls::{self, Tls};
 use crate::limits::{
     CAPTURE_HELD_BYTES_MAX, EARLY_BYTES_MAX, FLOW_IDLE_MAX, FLOWS_MAX, OVER_KEPT, REASSEMBLY_SEGMENTS_MAX,
     SHAPES_BYTES_MAX,
@@ -36,6 +38,8 @@ enum Early {
 #[derive(Debug)]
 struct Flow {
     pairing: Pairing,
+    /// Carries TLS that may be opened.
+    tls: Option<Box<Tls>>,
     low: Reassembler,
     high: Reassembler,
     /// Whether the low endpoint is the client, once known.
@@ -58,6 +62,7 @@ struct Flow {
 #[derive(Debug)]
 pub struct Recorder {
     redactor: Redactor,
+    keys: KeyLog,
     flows: Lookup<Key, Flow>,
     /// Connections that are over, with the client's first sequence number and when: copies still come.
     over: Lookup<Key, (Option<u32>, WallTime)>,
@@ -79,6 +84,7 @@ impl Recorder {
     pub fn new(redactor: Redactor) -> Self {
         Self {
             redactor,
+            keys: KeyLog::default(),
             flows: Lookup::default(),
             over: Lookup::default(),
             fragments: Fragments::default(),
@@ -128,7 +134,7 @@ impl Recorder {
         }
         let (ledger, out) = (&mut self.ledger, &mut self.out);
         let Some(flow) = self.flows.get_mut(&key) else { return };
-        flow.take(s, from_low, ledger, out);
+        flow.take(s, from_low, &self.keys, ledger, out);
         let held = flow.held_bytes();
         self.held = self.held + held - flow.held;
         flow.held = held;
@@ -168,6 +174,7 @@ impl Recorder {
         let client_is_low = s.syn.then_some(from_low == s.ack.is_none());
         let flow = Flow {
             pairing: Pairing::new(owner, s.at, s.syn, self.redactor.clone()),
+            tls: None,
             low: Reassembler::default(),
             high: Reassembler::default(),
             client_is_low,
@@ -218,9 +225,9 @@ impl Recorder {
             self.finish_flow(flow, true);
         }
         self.over.take_if(|_, (_, at)| now.0.saturating_sub(at.0) > OVER_KEPT.as_nanos() as u64);
-        let (ledger, out, all) = (&mut self.ledger, &mut self.out, &mut self.held);
+        let (keys, ledger, out, all) = (&self.keys, &mut self.ledger, &mut self.out, &mut self.held);
         self.flows.for_each_sorted(|_, flow| {
-            flow.tick(now, ledger, out);
+            flow.tick(now, keys, ledger, out);
             let held = flow.held_bytes();
             *all = *all + held - flow.held;
             flow.held = held;
@@ -235,7 +242,18 @@ impl Recorder {
 
     fn finish_flow(&mut self, mut flow: Flow, seen: bool) {
         self.held -= flow.held;
-        flow.finish(seen, &mut self.ledger, &mut self.out);
+        flow.finish(seen, &self.keys, &mut self.ledger, &mut self.out);
+    }
+
+    /// Takes secrets of TLS connections; they hold for those whose handshake is still to come.
+    pub fn add_keys(&mut self, text: &[u8]) {
+        self.keys.add(text);
+    }
+
+    /// The secrets that are known.
+    #[must_use]
+    pub fn keys(&self) -> &KeyLog {
+        &self.keys
     }
 
     /// Nothing came until `now`: what is idle for too long ends.
@@ -303,9 +321,16 @@ impl Flow {
         new_syn || silence
     }
 
-    fn take(&mut self, s: &Segment<'_>, from_low: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+    fn take(
+        &mut self,
+        s: &Segment<'_>,
+        from_low: bool,
+        keys: &KeyLog,
+        ledger: &mut Ledger,
+        out: &mut Vec<RawEvent>,
+    ) {
         self.last_at = self.last_at.max(s.at);
-        let Self { low, high, client_is_low, early, early_bytes, pairing, .. } = self;
+        let Self { low, high, client_is_low, early, early_bytes, pairing, tls, .. } = self;
         let (mine, peer) = if from_low { (low, high) } else { (high, low) };
         if s.syn {
             if s.ack.is_none() {
@@ -318,7 +343,7 @@ impl Flow {
         if let Some(ack) = s.ack {
             peer.acknowledge(ack);
         }
-        let mut to = Delivery { client_is_low, early, early_bytes, pairing };
+        let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
         // An acknowledgement may be the evidence that a hole of the other side waits for.
         peer.tick(s.at, &mut |piece| to.deliver(!from_low, piece, ledger, out));
         let seq = if s.syn { s.seq.wrapping_add(1) } else { s.seq };
@@ -336,21 +361,25 @@ impl Flow {
     }
 
     fn held_bytes(&self) -> usize {
-        self.low.held_bytes() + self.high.held_bytes() + self.early_bytes + self.pairing.held_bytes()
+        self.low.held_bytes()
+            + self.high.held_bytes()
+            + self.early_bytes
+            + self.pairing.held_bytes()
+            + self.tls.as_ref().map_or(0, |t| t.held_bytes())
     }
 
-    fn tick(&mut self, now: WallTime, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        let Self { low, high, client_is_low, early, early_bytes, pairing, .. } = self;
-        let mut to = Delivery { client_is_low, early, early_bytes, pairing };
+    fn tick(&mut self, now: WallTime, keys: &KeyLog, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let Self { low, high, client_is_low, early, early_bytes, pairing, tls, .. } = self;
+        let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
         low.tick(now, &mut |piece| to.deliver(true, piece, ledger, out));
         high.tick(now, &mut |piece| to.deliver(false, piece, ledger, out));
     }
 
-    fn finish(&mut self, seen: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        let Self { low, high, client_is_low, early, early_bytes, pairing, .. } = self;
+    fn finish(&mut self, seen: bool, keys: &KeyLog, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let Self { low, high, client_is_low, early, early_bytes, pairing, tls, .. } = self;
         // Requests before responses: a response that waited for nothing but its own hole answers them.
         let low_first = client_is_low.unwrap_or(true);
-        let mut to = Delivery { client_is_low, early, early_bytes, pairing };
+        let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
         let both = if low_first { [(true, low), (false, high)] } else { [(false, high), (true, low)] };
         for (from_low, side) in both {
             side.finish(&mut |piece| to.deliver(from_low, piece, ledger, out));
@@ -359,6 +388,8 @@ impl Flow {
         if self.client_is_low.is_none() && !self.early.is_empty() {
             ledger.count(Item::ConnectionsNotHttp);
         }
+        let untold = self.tls.as_ref().is_some_and(|t| !t.was_told());
+        ledger.add(Item::ConnectionsTls, u64::from(untold));
         self.pairing.finish(self.last_at, seen, ledger, out);
     }
 }
@@ -369,6 +400,8 @@ struct Delivery<'f> {
     early: &'f mut Vec<(bool, Early)>,
     early_bytes: &'f mut usize,
     pairing: &'f mut Pairing,
+    tls: &'f mut Option<Box<Tls>>,
+    keys: &'f KeyLog,
 }
 
 impl Delivery<'_> {
@@ -390,6 +423,30 @@ impl Delivery<'_> {
     }
 
     fn pass(&mut self, is_client: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        if let Piece::Data { bytes, .. } = piece
+            && is_client
+            && self.tls.is_none()
+            && !self.keys.is_empty()
+            && !self.pairing.is_http()
+            && tls::begins(bytes)
+        {
+            *self.tls = Some(Box::default());
+        }
+        let Some(tls) = self.tls else { return self.hand_on(is_client, piece, ledger, out) };
+        let (keys, pairing) = (self.keys, &mut *self.pairing);
+        tls.push(is_client, piece, keys, &mut |found| match found {
+            tls::Out::Plain(true, piece) => pairing.client(piece, ledger, out),
+            tls::Out::Plain(false, piece) => pairing.server(piece, ledger, out),
+            tls::Out::Closed => ledger.count(Item::ConnectionsTls),
+            tls::Out::Lost => ledger.count(Item::TlsRecordsLost),
+            tls::Out::Opened => {
+                ledger.count(Item::ConnectionsDecrypted);
+                pairing.opened_tls();
+            }
+        });
+    }
+
+    fn hand_on(&mut self, is_client: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         if is_client {
             self.pairing.client(piece, ledger, out);
         } else {
@@ -414,6 +471,7 @@ impl Delivery<'_> {
 /// Tells the client by what is said, in a connection whose beginning was not seen.
 fn guess_client(from_low: bool, piece: Piece<'_>) -> Option<bool> {
     match piece {
+        Piece::Data { bytes, .. } if bytes.len() > 5 && tls::begins(bytes) => Some(from_low),
         Piece::Data { bytes, .. } if bytes.contains(&b'\n') && looks_like_request(bytes) => Some(from_low),
         Piece::Data { bytes, .. } if bytes.len() >= 9 && looks_like_response(bytes) => Some(!from_low),
         Piece::Data { .. } | Piece::Gap { .. } => None,

@@ -47,7 +47,9 @@ items! {
     Connections "connections" "TCP connections seen",
     ConnectionsMidstream "connections_midstream" "connections whose beginning was not seen",
     ConnectionsEvicted "connections_evicted" "connections given up to stay within the limit",
-    ConnectionsTls "connections_tls" "connections that carry TLS",
+    ConnectionsTls "connections_tls" "connections that carry TLS and could not be read",
+    ConnectionsDecrypted "connections_decrypted" "connections of TLS that were read with a key log",
+    TlsRecordsLost "tls_records_lost" "records of those that no key fits, or that a hole took",
     ConnectionsHttp2 "connections_http2" "connections that carry HTTP/2",
     Http2Lost "http2_lost" "directions of HTTP/2 connections that could not be read any further",
     ConnectionsNotHttp "connections_not_http" "connections that carry something else",
@@ -136,6 +138,7 @@ impl Ledger {
             Item::Tunnelled,
             Item::ConnectionsEvicted,
             Item::ConnectionsTls,
+            Item::TlsRecordsLost,
             Item::Http2Lost,
             Item::Gaps,
         ]);

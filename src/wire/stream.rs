@@ -117,6 +117,12 @@ impl MessageStream {
         self.state == State::Idle
     }
 
+    /// Whether a hole here may hold whole messages: none is under way, or the next one is being looked for.
+    #[must_use]
+    pub fn may_miss_messages(&self) -> bool {
+        matches!(self.state, State::Idle | State::Resync)
+    }
+
     /// Whether the next bytes belong to a body whose length is known.
     #[must_use]
     pub fn is_in_known_body(&self) -> bool {
@@ -338,7 +344,7 @@ impl MessageStream {
             }
             (State::UntilClose, n) => {
                 self.damaged = true;
-                self.body_len += n.unwrap_or(0);
+                self.body_len = self.body_len.saturating_add(n.unwrap_or(0));
                 None
             }
             (State::Over | State::Resync, _) => None,

@@ -64,7 +64,7 @@ impl Pairing {
         let open = &mut streams.open;
         match event {
             E::Request { stream, at, head, https } => {
-                let shape = self.redactor.shape(&head, if https { Scheme::Https } else { Scheme::Http });
+                let shape = self.redactor.shape(&head, if https { Scheme::Https } else { self.scheme });
                 let (body_len, status, cache, answer) = (None, None, None, None);
                 let asked = Asked::by(&head.method);
                 self.waiting_bytes += shape.weight();

@@ -40,7 +40,8 @@ pub(super) fn run(
     wanted: &Wanted,
     lasting: &Lasting,
     output: &Path,
-    redactor: Redactor,
+    frames: Recorder,
+    redactor: &Redactor,
     teller: &mut Teller<'_>,
 ) -> anyhow::Result<()> {
     let live = Live::open(wanted)?;
@@ -65,8 +66,7 @@ pub(super) fn run(
         )
     })?;
     let sink = Sink::new(meta, files);
-    let mut capturing =
-        Capturing { live, frames: Recorder::new(redactor), sink, clock: Clock::start(), seen: 0 };
+    let mut capturing = Capturing { live, frames, sink, clock: Clock::start(), seen: 0 };
     teller.begin(&format!("capturing on {}", wanted.interface));
     let end = capturing.until(&stop, lasting.lasts, teller);
     capturing.finish(teller)?;

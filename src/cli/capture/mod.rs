@@ -12,7 +12,7 @@ mod sink;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 use self::found::{coarsest, kind_of, log_source};
 use self::lasting::{Lasting, Teller};
@@ -25,7 +25,9 @@ use crate::capture::access_log::json::JsonMap;
 use crate::capture::access_log::row::Field;
 use crate::capture::order::Until;
 use crate::capture::recorder::Recorder;
+use crate::capture::redact::Redactor;
 use crate::edge::intake::open::{Kind, open};
+use crate::edge::intake::secrets;
 use crate::trace::writer::Written;
 use crate::trace::{Item, Ledger, Source, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
@@ -78,6 +80,9 @@ pub(crate) struct CaptureOptions {
     /// Where the logs were written: at the edge, or behind a proxy that says whom it asks for (X-Forwarded-For).
     #[arg(long, value_enum, default_value = "auto")]
     captured_at: CapturedAt,
+    /// Secrets of TLS connections (SSLKEYLOGFILE), to read those whose handshake was captured.
+    #[arg(long, value_name = "FILE")]
+    keylog: Option<PathBuf>,
     /// Seed for spreading the stamps of access logs, which are cut to the second.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -104,6 +109,7 @@ impl Default for CaptureOptions {
             log_format,
             field,
             captured_at: CapturedAt::Auto,
+            keylog: None,
             seed: 1,
             redaction: RedactionArgs::default(),
         }
@@ -146,7 +152,15 @@ impl CaptureArgs {
         let wanted =
             crate::edge::intake::live::Wanted { interface: interface.to_owned(), filter, buffer_mib };
         let mut teller = Teller::new(out, self.json);
-        live::run(&wanted, &self.lasting, &self.output, redactor, &mut teller).map(|()| super::OK)
+        live::run(
+            &wanted,
+            &self.lasting,
+            &self.output,
+            self.options.recorder(redactor.clone())?,
+            &redactor,
+            &mut teller,
+        )
+        .map(|()| super::OK)
     }
 
     #[cfg(not(feature = "live"))]
@@ -168,6 +182,28 @@ fn finished_json(finished: &Finished) -> serde_json::Value {
 }
 
 impl CaptureOptions {
+    /// A recorder of frames, with the secrets of TLS connections where there are any.
+    fn recorder(&self, redactor: Redactor) -> anyhow::Result<Recorder> {
+        let mut recorder = Recorder::new(redactor);
+        if let Some(file) = &self.keylog {
+            recorder.add_keys(&secrets::key_log(file)?);
+            let (known, unused) = (recorder.keys().len(), recorder.keys().unused());
+            ensure!(
+                known > 0,
+                "{} has no secret of a TLS connection (lines such as CLIENT_RANDOM ...)",
+                file.display()
+            );
+            if unused > 0 {
+                writeln!(
+                    std::io::stderr(),
+                    "replay: warning: {unused} lines of {} are of no use",
+                    file.display()
+                )?;
+            }
+        }
+        Ok(recorder)
+    }
+
     /// Fields of a JSON log by the keys that the command line names.
     fn own_fields(&self) -> anyhow::Result<Vec<(Field, String)>> {
         let own: Result<Vec<_>, String> = self.field.iter().map(|f| JsonMap::own_field(f)).collect();
@@ -215,7 +251,7 @@ pub(crate) fn capture(
         made_by: MADE_BY.to_owned(),
     };
     let mut session = Session {
-        frames: Recorder::new(redactor.clone()),
+        frames: options.recorder(redactor.clone())?,
         log: LogRecorder::new(options.seed, redactor),
         sink: Sink::new(meta, Files::One(output.to_owned())),
     };
@@ -268,7 +304,15 @@ fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Writte
     let (share, hidden) = ledger.completeness(written.requests);
     let more = if hidden { "; more may hide in what could not be read" } else { "" };
     writeln!(out, "complete: {:.2} % of the requests that were seen{more}", share * 100.0)?;
-    ledger_rows(out, ledger)
+    ledger_rows(out, ledger)?;
+    if ledger.get(Item::ConnectionsTls).is_some_and(|n| n > 0) {
+        writeln!(
+            out,
+            "  what is encrypted can be read with the secrets of its clients or servers (--keylog); else capture behind what ends \
+             TLS, or use its access log"
+        )?;
+    }
+    Ok(())
 }
 
 fn ledger_rows(out: &mut dyn Write, ledger: &Ledger) -> anyhow::Result<()> {

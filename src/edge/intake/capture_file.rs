@@ -5,6 +5,7 @@
 
 use std::io::Read;
 
+use pcap_parser::pcapng::SecretsType;
 use pcap_parser::{Block, LegacyPcapBlock, PcapBlockOwned, PcapError, create_reader};
 
 use crate::capture::frame::LinkType;
@@ -121,6 +122,10 @@ impl Context {
             }
             // A simple packet has no time, so it cannot be part of a shape.
             PcapBlockOwned::NG(Block::SimplePacket(_)) => recorder.ledger_mut().count(Item::FramesUnparsed),
+            // Secrets for what comes behind them. They are used and forgotten: no trace has a place for them.
+            PcapBlockOwned::NG(Block::DecryptionSecrets(d)) if d.secrets_type == SecretsType::TlsKeyLog => {
+                recorder.add_keys(d.data.get(..d.secrets_len as usize).unwrap_or(d.data));
+            }
             PcapBlockOwned::NG(_) => {}
         }
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use crate::limits::{ACCOUNTS_BYTES_MAX, REDACT_RULES_BYTES_MAX};
+use crate::limits::{ACCOUNTS_BYTES_MAX, KEYLOG_BYTES_MAX, REDACT_RULES_BYTES_MAX};
 use crate::plan::rewrite::Secret;
 use crate::plan::session::Accounts;
 use crate::policy::rewrite::SecretFrom;
@@ -60,6 +60,20 @@ pub fn redact_key(file: &Path) -> anyhow::Result<Vec<u8>> {
         ));
     }
     Ok(key)
+}
+
+/// Reads a key log of TLS connections.
+///
+/// # Errors
+/// When it is not there or too long.
+pub fn key_log(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let show = file.display();
+    let size = fs::metadata(file).with_context(|| format!("cannot read the key log {show}"))?.len();
+    ensure!(
+        size <= KEYLOG_BYTES_MAX,
+        "the key log {show} has {size} bytes; at most {KEYLOG_BYTES_MAX} are read"
+    );
+    fs::read(file).with_context(|| format!("cannot read the key log {show}"))
 }
 
 /// A key that nobody knows.
