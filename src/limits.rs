@@ -200,6 +200,9 @@ pub const ONE_SIDED_AFTER: Duration = Duration::from_secs(10);
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Different requests of each input that are kept to tell whether two inputs hold the same traffic: half a MiB.
+pub const TWIN_SAMPLE_MAX: usize = 8_192;
+
 /// Connections of a key log: 200,000 are 60 MB.
 pub const KEYLOG_CONNECTIONS_MAX: usize = 200_000;
 

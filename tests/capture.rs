@@ -130,6 +130,60 @@ fn no_seeded_secret_leaves_the_capture() {
     }
 }
 
+#[test]
+fn the_same_traffic_twice_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |n: &str| root().join("captures").join(n).display().to_string();
+    let trace = dir.path().join("t").display().to_string();
+    let edge = file("shop-edge.pcap");
+    for other in ["shop-nginx-timed.log", "shop-backend.pcap", "shop-nginx-combined.log.gz"] {
+        let other = file(other);
+        let out = replay(&["capture", &edge, &other, "-o", &trace]);
+        assert!(code(&out) == 2 && text(&out).contains("hold the same traffic"), "{other}: {}", text(&out));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+        let out = replay(&["capture", &edge, &other, "-o", &trace, "--same-traffic-ok", "--json"]);
+        let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!((code(&out), json["requests"].as_u64()), (0, Some(540)), "{}", text(&out));
+        fs::remove_file(&trace).unwrap();
+    }
+    // Other traffic is another matter.
+    let out = replay(&["capture", &edge, &file("demo.pcap"), "-o", &trace]);
+    assert_eq!(code(&out), 0, "{}", text(&out));
+}
+
+#[test]
+fn the_first_case_of_a_reason_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, trace) = (dir.path().join("a.log"), dir.path().join("t"));
+    let line = "1.2.3.4 - - [26/Nov/2026:03:00:00 +0000] \"GET /a HTTP/1.1\" 200 5 \"-\" \"-\"\n";
+    fs::write(&log, format!("{line}{line}no line\n{line}\"x\nstill none\n")).unwrap();
+    let (exit, json, words) = capture(&log, &trace);
+    assert_eq!((exit, json["requests"].as_u64()), (0, Some(3)), "{words}");
+    assert_eq!(json["first"]["unparsed_lines"], "a.log, line 3", "{json}");
+    let path = trace.display().to_string();
+    let info: Value = serde_json::from_slice(&replay(&["trace", "info", "--json", &path]).stdout).unwrap();
+    assert_eq!(info["ledger_first"]["unparsed_lines"], "a.log, line 3", "{info}");
+    let said = text(&replay(&["trace", "info", &path]));
+    assert!(said.contains("(first: a.log, line 3)"), "{said}");
+    // A run may ask for more than the capture could give.
+    let policy = dir.path().join("p.toml");
+    let run = |min: f64| {
+        let words = format!(
+            "version = 1\nname = \"t\"\n[target]\nallow = [\"127.0.0.0/8\"]\n[trace]\nmin_completeness = {min:?}\n"
+        );
+        fs::write(&policy, words).unwrap();
+        let policy = policy.display().to_string();
+        let out =
+            replay(&["--trace", &path, "--policy", &policy, "--target", "http://127.0.0.1:9", "--dry-run"]);
+        (code(&out), text(&out))
+    };
+    let (exit, words) = run(0.51);
+    assert!(exit == 3 && words.contains("50.00 %") && words.contains("min_completeness"), "{words}");
+    assert_eq!(run(0.5).0, 0);
+    let (exit, words) = run(1.1);
+    assert!(exit != 0 && words.contains("trace.min_completeness"), "{words}");
+}
+
 /// Offsets at which the blocks of a trace end, read off its section headers (docs/TRACE_FORMAT.md).
 fn block_ends(bytes: &[u8]) -> Vec<usize> {
     let (mut at, mut ends) = (12, Vec::new());

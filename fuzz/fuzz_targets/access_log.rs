@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let named = data.first().and_then(|b| Format::named(names[usize::from(*b) % names.len()], &[]));
     for format in [given, named, Format::detect(log, &[])].into_iter().flatten() {
         let mut recorder = LogRecorder::new(7, replay::capture::redact::Redactor::with_key(b"k"));
-        let source = recorder.add_source(LogSource { format, behind_proxy: data.len() % 2 == 0 });
+        let source = recorder.add_source(LogSource::new(format, data.len() % 2 == 0, 0));
         let (mut lines, mut used) = (0u64, 0u64);
         for line in log.split(|b| *b == b'\n') {
             lines += 1;

@@ -21,6 +21,7 @@ pub mod pairing;
 pub mod recorder;
 pub mod redact;
 pub mod tls;
+pub mod twins;
 
 use crate::trace::EventKind;
 use crate::units::WallTime;

@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::lookup::Lookup;
 use crate::trace::shape::SharedShape;
-use crate::trace::{EventKind, Item, Ledger};
+use crate::trace::{EventKind, Item, Ledger, Position};
 use crate::units::WallTime;
 use crate::wire::head::{looks_like_request, looks_like_response};
 
@@ -63,6 +63,9 @@ struct Flow {
 pub struct Recorder {
     redactor: Redactor,
     keys: KeyLog,
+    /// Which of the trace's sources the frames are from, and how many came from it.
+    source: u32,
+    frames: u64,
     flows: Lookup<Key, Flow>,
     /// Connections that are over, with the client's first sequence number and when: copies still come.
     over: Lookup<Key, (Option<u32>, WallTime)>,
@@ -85,6 +88,8 @@ impl Recorder {
         Self {
             redactor,
             keys: KeyLog::default(),
+            source: 0,
+            frames: 0,
             flows: Lookup::default(),
             over: Lookup::default(),
             fragments: Fragments::default(),
@@ -100,6 +105,8 @@ impl Recorder {
 
     /// Takes one frame. `link` is `Err` with the number of an unsupported link type.
     pub fn frame(&mut self, link: Result<LinkType, i32>, at: WallTime, bytes: &[u8], sent_len: usize) {
+        self.frames += 1;
+        self.ledger.at(Position { source: self.source, number: self.frames });
         self.ledger.count(Item::Frames);
         self.ledger.add(Item::Bytes, bytes.len() as u64);
         let Ok(link) = link else { return self.ledger.count(Item::FramesUnsupported) };
@@ -245,6 +252,11 @@ impl Recorder {
         flow.finish(seen, &self.keys, &mut self.ledger, &mut self.out);
     }
 
+    /// Frames from here on are of another source of the trace.
+    pub fn begin_source(&mut self, source: u32) {
+        (self.source, self.frames) = (source, 0);
+    }
+
     /// Takes secrets of TLS connections; they hold for those whose handshake is still to come.
     pub fn add_keys(&mut self, text: &[u8]) {
         self.keys.add(text);
@@ -269,7 +281,9 @@ impl Recorder {
 
     /// The counts since they were last taken.
     pub fn take_ledger(&mut self) -> Ledger {
-        std::mem::take(&mut self.ledger)
+        let mut ledger = std::mem::take(&mut self.ledger);
+        ledger.nowhere();
+        ledger
     }
 
     /// Events that are complete.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::edge::intake::trace_file::{self, TraceFile};
+use crate::trace::meta::place;
 use crate::trace::reader::End;
 use crate::trace::summary::Summary;
 use crate::trace::{TraceEvent, json};
@@ -116,7 +117,9 @@ fn info(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<u8> {
         writeln!(out, "  complete    {:.2} % of the requests that were seen{more}", share * 100.0)?;
         for (item, n) in ledger.rows() {
             if let Some(n) = n.filter(|n| *n > 0) {
-                writeln!(out, "  ledger      {n:>8}  {}", item.words())?;
+                let first =
+                    ledger.first(item).map(|p| format!(" (first: {})", place(&reader.meta().sources, p)));
+                writeln!(out, "  ledger      {n:>8}  {}{}", item.words(), first.unwrap_or_default())?;
             }
         }
     }

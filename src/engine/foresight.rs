@@ -40,6 +40,26 @@ impl FileSource {
         Ok(Self { path: path.to_owned(), reader, outline, read_through: false })
     }
 
+    /// Why the trace is not complete enough, if it is not. What cannot be known is not enough.
+    #[must_use]
+    pub fn completeness_objection(&self, min: f64) -> Option<String> {
+        let Some(outline) = &self.outline else {
+            return Some(format!(
+                "[trace] min_completeness = {min}, but the trace has no whole end section (cut off, or read from a pipe): nobody \
+                 knows how complete it is"
+            ));
+        };
+        let (share, _) = outline.ledger.completeness(outline.requests);
+        (share < min).then(|| {
+            format!(
+                "the trace holds {:.2} % of the requests that its capture saw; the policy's [trace] min_completeness wants {:.2} % \
+                 (`replay trace info` says what is missing)",
+                share * 100.0,
+                min * 100.0
+            )
+        })
+    }
+
     /// Whole days from the recording to `now`, by the calendar of UTC.
     #[must_use]
     pub fn days_until(&self, now: WallTime) -> i64 {

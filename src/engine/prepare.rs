@@ -149,6 +149,9 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         return refused(why);
     }
     let source = FileSource::open(&asked.trace)?;
+    if let Some(why) = policy.min_completeness.and_then(|min| source.completeness_objection(min)) {
+        return refused(why);
+    }
     if let Some(why) = policy.rewrite.objection(&target) {
         return refused(why);
     }

@@ -166,6 +166,10 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
     let window = check_run::window(r, file);
     let budget = check_run::budget(r, file);
     let hold_total = check_run::hold_total(r, file);
+    let min_completeness = match file.trace.as_ref().and_then(|t| t.min_completeness.as_ref()) {
+        None => Some(None),
+        word => number(r, "trace.min_completeness", word, 1.0, 1.0).map(Some),
+    };
     let drill_max_age = match &file.drill {
         Some(d) => r.duration("drill.max_age", Some(&d.max_age), Duration::ZERO).map(Some),
         None => Some(None),
@@ -199,6 +203,7 @@ fn build(r: &mut Reader<'_>, file: &PolicyFile, origin: &str) -> Option<Policy> 
         budget: budget?,
         duration_max: None,
         metrics_listen: listen?,
+        min_completeness: min_completeness?,
         drill_max_age: drill_max_age?,
         kill_file: file.stop.kill_file.as_ref().map(|k| k.get_ref().clone()),
         prometheus,

@@ -235,6 +235,8 @@ fn whole_words_have_two_sides_too() {
         (governor("step = \"25%\""), governor("step = \"25.1%\"")),
         (governor("step = \"0.1%\""), governor("step = \"0%\"")),
         (rate("max_scale = 1000.0"), rate("max_scale = 1000.1")),
+        ("[trace]\nmin_completeness = 1.0\n".into(), "[trace]\nmin_completeness = 1.01\n".into()),
+        ("[trace]\nmin_completeness = 0.001\n".into(), "[trace]\nmin_completeness = 0.0\n".into()),
         (rate("max_in_flight = \"auto\""), rate("max_in_flight = \"many\"")),
         (rate("max_in_flight = 1"), rate("max_in_flight = 0")),
         (rate("max_mbit_per_s = 1000000.0"), rate("max_mbit_per_s = 1000001.0")),

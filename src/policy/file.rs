@@ -44,6 +44,8 @@ pub struct PolicyFile {
     pub visibility: Option<VisibilityTable>,
     /// Our own metrics.
     pub metrics: Option<MetricsTable>,
+    /// What a trace must be.
+    pub trace: Option<TraceTable>,
     /// What must have been tried before.
     pub drill: Option<DrillTable>,
     /// Kill switches.
@@ -305,6 +307,14 @@ pub struct VisibilityTable {
 pub struct MetricsTable {
     /// Address of our own metrics page.
     pub listen: Word,
+}
+
+/// `[trace]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceTable {
+    /// Share of the requests that its capture saw, above 0 and at most 1.
+    pub min_completeness: Option<Spanned<f64>>,
 }
 
 /// `[drill]`.

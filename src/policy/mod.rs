@@ -310,6 +310,8 @@ pub struct Policy {
     pub duration_max: Option<Duration>,
     /// Address of our own metrics page.
     pub metrics_listen: Option<String>,
+    /// A trace whose capture saw more than it could record, below this share, is not sent.
+    pub min_completeness: Option<f64>,
     /// A passed drill must not be older.
     pub drill_max_age: Option<Duration>,
     /// Kill file.

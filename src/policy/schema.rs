@@ -141,6 +141,8 @@ const VISIBILITY: Keys = &[
     ("organic", Text, "PromQL: the rate of unmarked requests"),
 ];
 const METRICS: Keys = &[("listen", Text, "address of our own metrics page")];
+const TRACE: Keys =
+    &[("min_completeness", Number, "share of the requests its capture saw that a trace must hold")];
 const DRILL: Keys = &[("max_age", Duration, "a passed drill must not be older")];
 const STOP: Keys = &[
     ("kill_file", Text, "while this file exists nothing is sent"),
@@ -215,6 +217,7 @@ const TABLES: &[(&str, Keys)] = &[
     ("visibility", VISIBILITY),
     ("metrics", METRICS),
     ("drill", DRILL),
+    ("trace", TRACE),
     ("stop", STOP),
     ("prometheus", PROMETHEUS),
     ("governor", GOVERNOR),

@@ -144,6 +144,8 @@ pub(super) struct IndexRecord {
 pub(super) struct EndRecord {
     pub index: Vec<IndexRecord>,
     pub ledger: Vec<(String, u64)>,
+    /// Item, source, frame or line.
+    pub first: Vec<(String, u32, u64)>,
     pub requests: u64,
     pub sessions: u64,
     pub per_second: Vec<u32>,

@@ -74,16 +74,42 @@ items! {
     LateEvents "late_events" "events too far out of time order to be placed",
 }
 
-/// Counts per item. `None` means not known, which is not zero.
+impl Item {
+    /// Whether it helps to look at a case of it: volumes and drops have none.
+    #[must_use]
+    pub fn has_example(self) -> bool {
+        use Item as I;
+        let volume = matches!(
+            self,
+            I::Frames | I::Bytes | I::Lines | I::GapBytes | I::Connections | I::ConnectionsDecrypted
+        );
+        !volume && !matches!(self, I::KernelDrops | I::InterfaceDrops | I::LogCuts)
+    }
+}
+
+/// A place in an input: which of the trace's sources, and the number of the frame or line, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Index into the sources of the trace.
+    pub source: u32,
+    /// Frame or line; 0 where only the source is known.
+    pub number: u64,
+}
+
+/// Counts per item, and where the first case of each was met. `None` means not known, which is not zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
     counts: [u64; Item::ALL.len()],
+    first: [Option<Position>; Item::ALL.len()],
+    /// What is being read.
+    here: Option<Position>,
     kernel_drops_known: bool,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { counts: [0; Item::ALL.len()], kernel_drops_known: false }
+        let (counts, first) = ([0; Item::ALL.len()], [None; Item::ALL.len()]);
+        Self { counts, first, here: None, kernel_drops_known: false }
     }
 }
 
@@ -92,7 +118,33 @@ impl Ledger {
     pub fn add(&mut self, item: Item, n: u64) {
         self.kernel_drops_known |= item == Item::KernelDrops;
         let count = &mut self.counts[item as usize];
+        if *count == 0 && n > 0 && item.has_example() {
+            self.first[item as usize] = self.here;
+        }
         *count = count.saturating_add(n);
+    }
+
+    /// What is counted from here on was met at `here`.
+    pub fn at(&mut self, here: Position) {
+        self.here = Some(here);
+    }
+
+    /// What is counted from here on was met nowhere in particular.
+    pub fn nowhere(&mut self) {
+        self.here = None;
+    }
+
+    /// Where the first case of an item was met: when it was noticed, which for a hole is later than where it is.
+    #[must_use]
+    pub fn first(&self, item: Item) -> Option<Position> {
+        self.first[item as usize]
+    }
+
+    /// The same, when reading a trace.
+    pub(crate) fn set_first_by_name(&mut self, name: &str, position: Position) {
+        if let Some(item) = Item::ALL.iter().find(|i| i.name() == name) {
+            self.first[*item as usize] = Some(position);
+        }
     }
 
     /// Adds one to an item.
@@ -148,11 +200,15 @@ impl Ledger {
 
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
+        let here = self.here.take();
         for (item, n) in other.rows() {
             if let Some(n) = n {
                 self.add(item, n);
             }
+            let first = &mut self.first[item as usize];
+            *first = first.or(other.first(item));
         }
+        self.here = here;
     }
 
     /// Sets an item by name, when reading a trace. Unknown names are from a newer program: false.
@@ -190,6 +246,24 @@ mod tests {
         assert_eq!(ledger.completeness(98), (0.98, false));
         ledger.add(Item::Gaps, 1);
         assert_eq!(ledger.completeness(98), (0.98, true));
+    }
+
+    #[test]
+    fn the_first_case_of_each_reason_is_remembered() {
+        let (mut one, mut other) = (Ledger::default(), Ledger::default());
+        let at = |source, number| Position { source, number };
+        one.at(at(0, 7));
+        one.count(Item::Frames);
+        one.count(Item::Gaps);
+        one.at(at(0, 9));
+        one.count(Item::Gaps);
+        other.at(at(1, 3));
+        other.count(Item::Gaps);
+        other.count(Item::UnparsedLines);
+        one.merge(&other);
+        let first = [Item::Frames, Item::Gaps, Item::UnparsedLines, Item::LateEvents].map(|i| one.first(i));
+        assert_eq!(first, [None, Some(at(0, 7)), Some(at(1, 3)), None]);
+        assert_eq!(one.get(Item::Gaps), Some(3));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Facts about a whole trace, written at its start.
 
+use super::ledger::Position;
 use crate::units::WallTime;
 
 /// One input of a capture. Only the file's own name is kept, never its folder.
@@ -9,6 +10,18 @@ pub struct Source {
     pub name: String,
     /// What it was read as, such as `pcap` or `access-log/combined`.
     pub format: String,
+}
+
+/// A place in one of `sources`, in words.
+#[must_use]
+pub fn place(sources: &[Source], at: Position) -> String {
+    let Some(source) = sources.get(at.source as usize) else { return format!("number {}", at.number) };
+    let unit = match source.format.as_str() {
+        "pcap" | "pcapng" | "live" => "frame",
+        "har" | "gor" => "record",
+        _ => "line",
+    };
+    format!("{}, {unit} {}", source.name, at.number)
 }
 
 /// Facts about a trace.

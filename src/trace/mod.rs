@@ -19,7 +19,7 @@ pub mod writer;
 pub use event::{
     AnswerFacts, ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent,
 };
-pub use ledger::{Item, Ledger};
+pub use ledger::{Item, Ledger, Position};
 pub use meta::{Source, TraceMeta};
 pub use shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 

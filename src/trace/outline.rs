@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use super::TraceError;
 use super::codec::{EndRecord, IndexRecord, Kind, Section, TAIL_LEN, TAIL_MAGIC, decode, read_section};
+use super::ledger::{Ledger, Position};
 use super::reader::TraceReader;
 use crate::units::NANOS_PER_SEC;
 
@@ -23,6 +24,8 @@ pub struct Outline {
     pub connections_peak: u64,
     /// Most connections opened in one second.
     pub opens_peak_per_s: u32,
+    /// What the capture could and could not use.
+    pub ledger: Ledger,
 }
 
 impl Outline {
@@ -48,7 +51,15 @@ impl Outline {
         let Ok(end) = decode::<EndRecord>(&raw) else { return Ok(None) };
         let sorted = end.index.is_sorted_by_key(|row| (row.first_ns, row.offset));
         let whole = offset + len == tail_at && sorted && end.index.iter().all(|row| row.offset < offset);
+        let mut ledger = Ledger::default();
+        for (name, n) in &end.ledger {
+            ledger.set_by_name(name, *n);
+        }
+        for (name, source, number) in &end.first {
+            ledger.set_first_by_name(name, Position { source: *source, number: *number });
+        }
         Ok(whole.then_some(Self {
+            ledger,
             index: end.index,
             requests: end.requests,
             sessions: end.sessions,

@@ -10,7 +10,7 @@ use super::codec::{
     read_section, read_tail,
 };
 use super::event::TraceEvent;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Position};
 use super::meta::{Source, TraceMeta};
 use crate::units::WallTime;
 
@@ -155,6 +155,9 @@ impl<R: Read> TraceReader<R> {
                     let mut ledger = Ledger::default();
                     for (name, n) in &record.ledger {
                         ledger.set_by_name(name, *n);
+                    }
+                    for (name, source, number) in &record.first {
+                        ledger.set_first_by_name(name, Position { source: *source, number: *number });
                     }
                     Some(End::Whole { ledger, sessions: record.sessions })
                 }

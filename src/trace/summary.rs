@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::event::{EventKind, Provenance, TraceEvent};
-use super::ledger::Ledger;
-use super::meta::TraceMeta;
+use super::ledger::{Item, Ledger};
+use super::meta::{Source, TraceMeta, place};
 use super::reader::End;
 use crate::units::{NANOS_PER_SEC, WallTime};
 
@@ -87,13 +87,17 @@ impl Summary {
     pub fn json(&self, meta: &TraceMeta, end: &End, bytes: u64) -> Value {
         let at = |ns: Option<u64>| ns.map(|ns| WallTime(meta.started_at.0.saturating_add(ns)).rfc3339());
         let per_request = (self.requests > 0).then(|| bytes as f64 / self.requests as f64);
-        let source = |s: &super::Source| json!({"name": s.name, "format": s.format});
-        let (ledger, completeness) = match end {
+        let source = |s: &Source| json!({"name": s.name, "format": s.format});
+        let (ledger, first, completeness) = match end {
             End::Whole { ledger, .. } => {
                 let (share, more_may_hide) = ledger.completeness(self.requests);
-                (ledger_json(ledger), json!({"share": share, "more_may_hide": more_may_hide}))
+                (
+                    ledger_json(ledger),
+                    first_json(ledger, &meta.sources),
+                    json!({"share": share, "more_may_hide": more_may_hide}),
+                )
             }
-            End::Cut { .. } => (Value::Null, Value::Null),
+            End::Cut { .. } => (Value::Null, Value::Null, Value::Null),
         };
         json!({
             "requests": self.requests,
@@ -122,8 +126,16 @@ impl Summary {
             "warning": end.warning(),
             "completeness": completeness,
             "ledger": ledger,
+            "ledger_first": first,
         })
     }
+}
+
+/// Where the first case of each reason was met, in words.
+#[must_use]
+pub fn first_json(ledger: &Ledger, sources: &[Source]) -> Value {
+    let row = |(i, _): (Item, _)| ledger.first(i).map(|p| (i.name().to_owned(), json!(place(sources, p))));
+    Value::Object(ledger.rows().filter_map(row).collect())
 }
 
 /// A ledger as JSON: unknown is `null`.

@@ -170,9 +170,14 @@ impl<W: Write> TraceWriter<W> {
         self.flush_block()?;
         let sessions = self.sessions.count;
         let rows = ledger.rows().filter_map(|(i, n)| n.map(|n| (i.name().to_owned(), n)));
+        let first = ledger
+            .rows()
+            .filter_map(|(i, _)| ledger.first(i).map(|p| (i.name().to_owned(), p.source, p.number)));
+        let first = first.collect();
         let end = EndRecord {
             index: self.index,
             ledger: rows.collect(),
+            first,
             requests: self.requests,
             sessions,
             per_second: self.curve.per_second,

@@ -33,7 +33,7 @@ use super::redact::Redactor;
 use crate::limits::{LOG_LINE_BYTES_MAX, LOG_SHAPES_MAX};
 use crate::lookup::Lookup;
 use crate::trace::shape::SharedShape;
-use crate::trace::{EventKind, Fact, Item, Ledger, Provenance, RequestFacts, Scheme};
+use crate::trace::{EventKind, Fact, Item, Ledger, Position, Provenance, RequestFacts, Scheme};
 use crate::units::WallTime;
 use crate::wire::head::{HeaderLine, RequestHead, Version};
 
@@ -44,6 +44,18 @@ pub struct LogSource {
     pub format: Format,
     /// It was written behind a proxy that says whom it asks for.
     pub behind_proxy: bool,
+    /// Which of the trace's sources it is.
+    number: u32,
+    /// Lines taken from it.
+    lines: u64,
+}
+
+impl LogSource {
+    /// A log that is the trace's source `number`.
+    #[must_use]
+    pub fn new(format: Format, behind_proxy: bool, number: u32) -> Self {
+        Self { format, behind_proxy, number, lines: 0 }
+    }
 }
 
 /// Turns the lines of one or more logs into raw events.
@@ -97,6 +109,10 @@ impl LogRecorder {
     /// # Errors
     /// Why it was not used: [`LineError`], already counted in the ledger; never fatal.
     pub fn line(&mut self, source: usize, text: &[u8]) -> Result<Option<WallTime>, LineError> {
+        if let Some(place) = self.sources.get_mut(source) {
+            place.lines += 1;
+            self.ledger.at(Position { source: place.number, number: place.lines });
+        }
         self.ledger.count(Item::Lines);
         self.ledger.add(Item::Bytes, text.len() as u64 + 1);
         let line = text.trim_ascii();
@@ -121,8 +137,10 @@ impl LogRecorder {
     /// # Errors
     /// [`LineError`], already counted.
     pub fn entry(&mut self, source: usize, value: &serde_json::Value) -> Result<Option<WallTime>, LineError> {
+        let Some(place) = self.sources.get_mut(source) else { return Err(LineError::Missing("format")) };
+        place.lines += 1;
+        self.ledger.at(Position { source: place.number, number: place.lines });
         self.ledger.count(Item::Lines);
-        let Some(place) = self.sources.get(source) else { return Err(LineError::Missing("format")) };
         let behind_proxy = place.behind_proxy;
         let read = place.format.parse_value(value);
         match read {

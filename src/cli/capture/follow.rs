@@ -61,7 +61,7 @@ pub(super) fn run(
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         sources.push(Source { name, format: format!("access-log/{}", found.format.name) });
         let number =
-            recorder.add_source(LogSource { format: found.format, behind_proxy: found.behind_proxy });
+            recorder.add_source(LogSource::new(found.format, found.behind_proxy, sources.len() as u32 - 1));
         let (log, cut) = Followed::open(&path, left.iter().find(|p| p.path == path))?;
         if cut {
             tell_cut(&path, &mut recorder)?;

@@ -32,9 +32,9 @@ pub(super) fn kind_of(input: &Input, options: &CaptureOptions) -> anyhow::Result
 }
 
 /// Resolution of the coarsest stamp, nanoseconds; archives have milliseconds, packets microseconds.
-pub(super) fn coarsest(logs: &[(FoundLog, Input)], archives: bool) -> u64 {
+pub(super) fn coarsest(logs: &[(FoundLog, u32, Input)], archives: bool) -> u64 {
     let others = if archives { 1_000_000 } else { 1_000 };
-    logs.iter().map(|(l, _)| l.resolution_ns).fold(others, u64::max)
+    logs.iter().map(|(l, ..)| l.resolution_ns).fold(others, u64::max)
 }
 
 /// A log with what its first lines tell.

@@ -103,7 +103,7 @@ impl<'o> Teller<'o> {
     pub(super) fn end(&mut self, sink: &Sink) -> anyhow::Result<()> {
         self.progress.done();
         if !self.json {
-            ledger_rows(&mut self.out, &sink.all)?;
+            ledger_rows(&mut self.out, &sink.all, sink.sources())?;
         }
         Ok(())
     }

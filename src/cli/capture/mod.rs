@@ -17,7 +17,7 @@ use anyhow::{Context, bail, ensure};
 use self::found::{coarsest, kind_of, log_source};
 use self::lasting::{Lasting, Teller};
 use self::redaction::RedactionArgs;
-use self::session::Session;
+use self::session::{LOGS, Session};
 use self::sink::{Files, Finished, Sink};
 use super::progress::Progress;
 use crate::capture::access_log::LogRecorder;
@@ -28,7 +28,7 @@ use crate::capture::recorder::Recorder;
 use crate::capture::redact::Redactor;
 use crate::edge::intake::open::{Kind, open};
 use crate::edge::intake::secrets;
-use crate::trace::writer::Written;
+use crate::trace::meta::place;
 use crate::trace::{Item, Ledger, Source, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
 
@@ -83,6 +83,9 @@ pub(crate) struct CaptureOptions {
     /// Secrets of TLS connections (SSLKEYLOGFILE), to read those whose handshake was captured.
     #[arg(long, value_name = "FILE")]
     keylog: Option<PathBuf>,
+    /// Go on although two inputs hold the same traffic, such as a capture and the log of the same server.
+    #[arg(long)]
+    same_traffic_ok: bool,
     /// Seed for spreading the stamps of access logs, which are cut to the second.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -110,6 +113,7 @@ impl Default for CaptureOptions {
             field,
             captured_at: CapturedAt::Auto,
             keylog: None,
+            same_traffic_ok: false,
             seed: 1,
             redaction: RedactionArgs::default(),
         }
@@ -132,7 +136,7 @@ impl CaptureArgs {
         if self.json {
             writeln!(out, "{}", finished_json(&finished))?;
         } else {
-            summary(out, &finished.path, &finished.ledger, &finished.written)?;
+            summary(out, &finished)?;
         }
         Ok(super::OK)
     }
@@ -174,10 +178,12 @@ impl CaptureArgs {
 
 /// A trace that was written, for machines.
 fn finished_json(finished: &Finished) -> serde_json::Value {
-    let Finished { path, ledger, written } = finished;
+    let Finished { path, ledger, written, sources } = finished;
+    let first = crate::trace::summary::first_json(ledger, sources);
     let ledger = crate::trace::summary::ledger_json(ledger);
     serde_json::json!({
-        "trace": path, "requests": written.requests, "sessions": written.sessions, "bytes": written.bytes, "ledger": ledger
+        "trace": path, "requests": written.requests, "sessions": written.sessions, "bytes": written.bytes, "ledger": ledger,
+        "first": first
     })
 }
 
@@ -224,20 +230,21 @@ pub(crate) fn capture(
     for path in inputs {
         let input = open(path)?;
         let cannot = || format!("cannot capture {}", path.display());
+        let number = sources.len() as u32;
         let mut source = Source { name: input.name.clone(), format: String::new() };
         match kind_of(&input, options).with_context(cannot)? {
             Kind::Pcap | Kind::Pcapng => {
                 source.format = if input.kind == Kind::Pcap { "pcap" } else { "pcapng" }.to_owned();
-                frames.push((path, input));
+                frames.push((path, number, input));
             }
             kind @ (Kind::Har | Kind::Gor) => {
                 source.format = if kind == Kind::Har { "har" } else { "gor" }.to_owned();
-                archives.push((kind, input));
+                archives.push((kind, number, input));
             }
             Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
                 let found = log_source(&input, options, &own, &redactor).with_context(cannot)?;
                 source.format = format!("access-log/{}", found.format.name);
-                logs.push((found, input));
+                logs.push((found, number, input));
             }
         }
         sources.push(source);
@@ -247,47 +254,66 @@ pub(crate) fn capture(
         sources,
         redaction: redactor.words(),
         resolution_ns: coarsest(&logs, !archives.is_empty()),
-        spread_seed: logs.iter().any(|(l, _)| l.resolution_ns >= NANOS_PER_SEC).then_some(options.seed),
+        spread_seed: logs.iter().any(|(l, ..)| l.resolution_ns >= NANOS_PER_SEC).then_some(options.seed),
         made_by: MADE_BY.to_owned(),
     };
     let mut session = Session {
         frames: options.recorder(redactor.clone())?,
         log: LogRecorder::new(options.seed, redactor),
         sink: Sink::new(meta, Files::One(output.to_owned())),
+        last: 0,
     };
     let mut progress = Progress::start();
-    for (path, input) in frames {
-        let read = session.read_frames(input, &mut progress);
+    for (path, number, input) in frames {
+        let read = session.read_frames(number, input, &mut progress);
         read.with_context(|| format!("cannot capture {}", path.display()))?;
     }
-    for (kind, input) in archives {
-        session.read_archive(kind, input, options.seed, &mut progress)?;
+    for (kind, number, input) in archives {
+        session.read_archive(kind, number, input, options.seed, &mut progress)?;
     }
     session.read_logs(logs, &mut progress)?;
     progress.done();
-    finish(session)
+    finish(session, options)
 }
 
 /// The last of all inputs.
-fn finish(session: Session) -> anyhow::Result<Finished> {
-    let Session { frames, log, mut sink } = session;
+fn finish(session: Session, options: &CaptureOptions) -> anyhow::Result<Finished> {
+    let Session { frames, log, mut sink, last } = session;
     let (events, mut ledger) = frames.finish();
     let has_frames = ledger.get(Item::Frames).is_some_and(|n| n > 0);
-    sink.take(events);
+    sink.take_from(last, events);
     let (events, lines) = log.finish();
-    sink.take(events);
+    sink.take_from(LOGS, events);
     sink.drain(Until::End)?;
     let n = lines.get(Item::Lines).unwrap_or(0);
     if !sink.has_begun() && n > 0 && !has_frames {
         bail!("none of the {n} lines is a request; nothing was written");
+    }
+    if let Some(why) = (!options.same_traffic_ok).then(|| same_traffic(&sink)).flatten() {
+        sink.abandon();
+        bail!(why);
     }
     ledger.merge(&lines);
     sink.finish(&ledger)?;
     sink.take_finished()?.pop().context("no trace was written")
 }
 
+/// Why the inputs are not to be put into one trace, if they are not.
+fn same_traffic(sink: &Sink) -> Option<String> {
+    let (one, other, (both, all)) = sink.twins()?;
+    let name =
+        |n: u32| sink.sources().get(n as usize).map_or_else(|| "the logs".to_owned(), |s| s.name.clone());
+    Some(format!(
+        "{} and {} hold the same traffic ({both} of {all} rare requests are in both at the same times): a replay would send it twice. \
+         Capture one of them, or say --same-traffic-ok. Nothing was written",
+        name(one),
+        name(other)
+    ))
+}
+
 /// What was captured and what was not, for people.
-fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Written) -> anyhow::Result<()> {
+fn summary(out: &mut impl Write, finished: &Finished) -> anyhow::Result<()> {
+    let Finished { path: trace, ledger, written, sources } = finished;
     let per_request = written.bytes.checked_div(written.requests).unwrap_or(0);
     writeln!(
         out,
@@ -304,7 +330,7 @@ fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Writte
     let (share, hidden) = ledger.completeness(written.requests);
     let more = if hidden { "; more may hide in what could not be read" } else { "" };
     writeln!(out, "complete: {:.2} % of the requests that were seen{more}", share * 100.0)?;
-    ledger_rows(out, ledger)?;
+    ledger_rows(out, ledger, sources)?;
     if ledger.get(Item::ConnectionsTls).is_some_and(|n| n > 0) {
         writeln!(
             out,
@@ -315,10 +341,12 @@ fn summary(out: &mut impl Write, trace: &Path, ledger: &Ledger, written: &Writte
     Ok(())
 }
 
-fn ledger_rows(out: &mut dyn Write, ledger: &Ledger) -> anyhow::Result<()> {
+fn ledger_rows(out: &mut dyn Write, ledger: &Ledger, sources: &[Source]) -> anyhow::Result<()> {
     for (item, n) in ledger.rows() {
         if let Some(n) = n.filter(|n| *n > 0) {
-            writeln!(out, "  {n:>10}  {}", item.words())?;
+            let first =
+                ledger.first(item).map_or_else(String::new, |p| format!(" (first: {})", place(sources, p)));
+            writeln!(out, "  {n:>10}  {}{first}", item.words())?;
         }
     }
     Ok(())

@@ -20,25 +20,38 @@ use crate::trace::Item;
 /// Bad lines of a log that are named one by one; the rest is only counted.
 const BAD_LINES_SHOWN: u64 = 5;
 
+/// All logs are one input here: the logs of several servers are merged by their lines.
+pub(super) const LOGS: u32 = u32::MAX;
+
 /// A capture under way: events go to the trace as soon as their place in time is certain.
 pub(super) struct Session {
     pub(super) frames: Recorder,
     pub(super) log: LogRecorder,
     pub(super) sink: Sink,
+    /// The capture file that was read last.
+    pub(super) last: u32,
 }
 
 impl Session {
-    pub(super) fn read_frames(&mut self, input: Input, progress: &mut Progress) -> anyhow::Result<()> {
+    pub(super) fn read_frames(
+        &mut self,
+        number: u32,
+        input: Input,
+        progress: &mut Progress,
+    ) -> anyhow::Result<()> {
         let (name, mut failed) = (input.name.clone(), None);
+        self.last = number;
+        self.frames.begin_source(number);
         let sink = &mut self.sink;
         let end = capture_file::read(input.bytes, &mut self.frames, |recorder| {
-            sink.take(recorder.take_events());
+            sink.take_from(number, recorder.take_events());
             if failed.is_none() {
                 failed = sink.drain(Until::Full).err();
             }
             progress
                 .tick(|| format!("{name}: {} frames", recorder.ledger_mut().get(Item::Frames).unwrap_or(0)));
         });
+        sink.take_from(number, self.frames.take_events());
         if let Some(error) = failed {
             return Err(error);
         }
@@ -51,12 +64,13 @@ impl Session {
     pub(super) fn read_archive(
         &mut self,
         kind: Kind,
+        number: u32,
         input: Input,
         seed: u64,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let format = Format::named("har", &[]).context("the format of HTTP archives is missing")?;
-        let source = LogSource { format, behind_proxy: false };
+        let source = LogSource::new(format, false, number);
         let (name, mut bad) = (input.name.clone(), 0u64);
         let (log, sink) = (&mut self.log, &mut self.sink);
         let say = |entry: u64, error: LineError| {
@@ -69,13 +83,13 @@ impl Session {
             }
         };
         let each = |log: &mut LogRecorder| {
-            sink.take(log.take_events());
+            sink.take_from(number, log.take_events());
             sink.drain(Until::Full)?;
             progress.tick(|| format!("{} records", log.ledger_mut().get(Item::Lines).unwrap_or(0)));
             Ok(())
         };
         let end = if kind == Kind::Gor {
-            gor_file::read(input.bytes, log, seed, say, each).map(|()| None)?
+            gor_file::read(input.bytes, log, seed, number, say, each).map(|()| None)?
         } else {
             har_file::read(input.bytes, log, source, say, each)?
         };
@@ -92,12 +106,12 @@ impl Session {
 
     pub(super) fn read_logs(
         &mut self,
-        found: Vec<(FoundLog, Input)>,
+        found: Vec<(FoundLog, u32, Input)>,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let (mut bad, mut logs) = (0u64, Logs::default());
-        for (found, input) in found {
-            let source = LogSource { format: found.format, behind_proxy: found.behind_proxy };
+        for (found, number, input) in found {
+            let source = LogSource::new(found.format, found.behind_proxy, number);
             logs.add(&mut self.log, input.name, source, input.bytes);
         }
         let say = |line: BadLine| {
@@ -112,7 +126,7 @@ impl Session {
         };
         let (log, sink) = (&mut self.log, &mut self.sink);
         logs.read(log, say, |log| {
-            sink.take(log.take_events());
+            sink.take_from(LOGS, log.take_events());
             sink.drain(Until::Full)?;
             progress.tick(|| format!("{} lines", log.ledger_mut().get(Item::Lines).unwrap_or(0)));
             Ok(())

@@ -1,5 +1,6 @@
 //! Where the events of a capture go: into the order of their times, and into one trace or into many, one after the other.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -7,12 +8,13 @@ use anyhow::Context;
 
 use crate::capture::RawEvent;
 use crate::capture::order::{Orderer, Until};
+use crate::capture::twins::Sample;
 use crate::edge::intake::follow::Position;
 use crate::edge::intake::position_file::PositionFile;
 use crate::edge::intake::rotation::Rotation;
 use crate::edge::intake::trace_file::{self, NewTrace};
 use crate::trace::writer::{EVENT_BYTES_MAX, Written};
-use crate::trace::{EventKind, Item, Ledger, TraceMeta};
+use crate::trace::{EventKind, Item, Ledger, Source, TraceMeta};
 use crate::units::WallTime;
 
 /// The names that traces get.
@@ -42,6 +44,7 @@ pub(crate) struct Finished {
     pub(crate) path: PathBuf,
     pub(crate) ledger: Ledger,
     pub(crate) written: Written,
+    pub(crate) sources: Vec<Source>,
 }
 
 /// Orders events and writes them.
@@ -54,6 +57,7 @@ pub(super) struct Sink {
     ends: Option<WallTime>,
     /// The last one, on its way to the disk: that must not keep anybody waiting who reads from a network.
     closing: Option<JoinHandle<anyhow::Result<Finished>>>,
+    samples: BTreeMap<u32, Sample>,
     finished: Vec<Finished>,
     requests: u64,
     /// Counts since the last trace was ended.
@@ -73,6 +77,7 @@ impl Sink {
             trace: None,
             ends: None,
             closing: None,
+            samples: BTreeMap::new(),
             finished,
             requests: 0,
             ledger,
@@ -83,6 +88,28 @@ impl Sink {
     /// Events that are complete.
     pub(super) fn take(&mut self, events: Vec<RawEvent>) {
         events.into_iter().for_each(|e| self.order.push(e));
+    }
+
+    /// The same, of which input is remembered; where there are several, so that the same traffic in two of them is noticed.
+    pub(super) fn take_from(&mut self, input: u32, events: Vec<RawEvent>) {
+        if self.meta.sources.len() > 1 {
+            self.samples.entry(input).or_default().add(&events);
+        }
+        self.take(events);
+    }
+
+    /// Two inputs that hold the same traffic, and how many of how many rare requests say so.
+    pub(super) fn twins(&self) -> Option<(u32, u32, (usize, usize))> {
+        let all: Vec<_> = self.samples.iter().collect();
+        let pairs = all.iter().enumerate().flat_map(|(i, a)| all[i + 1..].iter().map(move |b| (a, b)));
+        pairs.into_iter().find_map(|((a, x), (b, y))| x.same_as(y).map(|found| (**a, **b, found)))
+    }
+
+    /// Gives the trace up: nothing of it stays.
+    pub(super) fn abandon(&mut self) {
+        if let Some((trace, _)) = self.trace.take() {
+            trace.abandon();
+        }
     }
 
     /// Whether a trace was begun.
@@ -98,6 +125,11 @@ impl Sink {
     /// What was counted so far, in all traces.
     pub(super) fn total(&self, item: Item) -> u64 {
         [&self.ledger, &self.all].into_iter().filter_map(|l| l.get(item)).sum()
+    }
+
+    /// What the traces are made from.
+    pub(super) fn sources(&self) -> &[Source] {
+        &self.meta.sources
     }
 
     /// The traces that were ended since this was last asked.
@@ -167,10 +199,10 @@ impl Sink {
     ) -> anyhow::Result<()> {
         self.settle()?;
         let Some((trace, path)) = self.trace.take() else { return Ok(()) };
-        let ledger = std::mem::take(&mut self.ledger);
+        let (ledger, sources) = (std::mem::take(&mut self.ledger), self.meta.sources.clone());
         let end = move || {
             let written = trace.finish_with(&ledger, || before(&path))?;
-            Ok(Finished { path, ledger, written })
+            Ok(Finished { path, ledger, written, sources })
         };
         self.closing = Some(std::thread::Builder::new().name("trace-end".to_owned()).spawn(end)?);
         Ok(())

@@ -6,7 +6,7 @@ use crate::capture::access_log::LogRecorder;
 use crate::capture::access_log::row::LineError;
 use crate::capture::gor::{Gor, SEPARATOR};
 use crate::limits::GOR_RECORD_BYTES_MAX;
-use crate::trace::Item;
+use crate::trace::{Item, Position};
 
 /// Reads all records. `bad` is called with the number of each that could not be used, from 1, and why; `each` now and then.
 ///
@@ -16,6 +16,7 @@ pub fn read(
     input: impl Read,
     recorder: &mut LogRecorder,
     seed: u64,
+    source: u32,
     mut bad: impl FnMut(u64, LineError),
     mut each: impl FnMut(&mut LogRecorder) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
@@ -41,6 +42,7 @@ pub fn read(
         let text = record.strip_suffix(SEPARATOR).unwrap_or(&record);
         if !text.trim_ascii().is_empty() {
             n += 1;
+            recorder.ledger_mut().at(Position { source, number: n });
             recorder.ledger_mut().count(Item::Lines);
             recorder.ledger_mut().add(Item::Bytes, record.len() as u64);
             if let Err(error) = gor.record(text, &mut out) {
@@ -93,7 +95,7 @@ mod tests {
         let text = [one(1, "a\n🐵\nb"), one(2, &huge), one(3, ""), "nonsense".into(), one(4, "last")]
             .join(&separator);
         let (mut recorder, mut bad) = (LogRecorder::new(1, Redactor::with_key(b"k")), Vec::new());
-        read(text.as_bytes(), &mut recorder, 1, |n, e| bad.push((n, e)), |_| Ok(())).unwrap();
+        read(text.as_bytes(), &mut recorder, 1, 0, |n, e| bad.push((n, e)), |_| Ok(())).unwrap();
         let (events, ledger) = recorder.finish();
         let lengths = |e: &RawEvent| match &e.kind {
             EventKind::Request(r) => r.body_len.value,

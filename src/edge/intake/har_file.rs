@@ -130,7 +130,7 @@ mod tests {
 
     fn requests(text: &str) -> (Vec<String>, Vec<u64>, Option<String>) {
         let (mut recorder, mut bad) = (LogRecorder::new(1, Redactor::with_key(b"k")), Vec::new());
-        let source = LogSource { format: Format::named("har", &[]).unwrap(), behind_proxy: false };
+        let source = LogSource::new(Format::named("har", &[]).unwrap(), false, 0);
         let end = read(text.as_bytes(), &mut recorder, source, |n, _| bad.push(n), |_| Ok(())).unwrap();
         let (events, _) = recorder.finish();
         let one = |e: &crate::capture::RawEvent| match &e.kind {

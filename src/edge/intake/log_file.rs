@@ -169,7 +169,7 @@ mod tests {
         let (mut recorder, mut all, mut seen) =
             (LogRecorder::new(1, Redactor::with_key(b"k")), Logs::default(), Vec::new());
         for (i, text) in logs.iter().enumerate() {
-            let source = LogSource { format: Format::named("combined", &[]).unwrap(), behind_proxy: false };
+            let source = LogSource::new(Format::named("combined", &[]).unwrap(), false, 0);
             let text = Cursor::new(text.as_bytes().to_vec());
             all.add(&mut recorder, format!("log{i}"), source, Box::new(text));
         }

@@ -140,6 +140,14 @@ impl NewTrace {
         ended.with_context(|| format!("cannot write {partial}"))
     }
 
+    /// Gives the trace up and removes what there is of it.
+    pub fn abandon(mut self) {
+        let (last, _) = sync_channel(0);
+        drop(std::mem::replace(&mut self.batches, last));
+        drop(self.writer());
+        drop(std::fs::remove_file(&self.partial));
+    }
+
     /// Ends the trace and gives it its name.
     ///
     /// # Errors
