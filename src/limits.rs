@@ -200,6 +200,9 @@ pub const ONE_SIDED_AFTER: Duration = Duration::from_secs(10);
 /// Longest log line.
 pub const LOG_LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Requests of a capture by which it is told whether it was made behind a proxy.
+pub const VANTAGE_REQUESTS: usize = 200;
+
 /// Different requests of each input that are kept to tell whether two inputs hold the same traffic: half a MiB.
 pub const TWIN_SAMPLE_MAX: usize = 8_192;
 

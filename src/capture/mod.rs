@@ -22,6 +22,7 @@ pub mod recorder;
 pub mod redact;
 pub mod tls;
 pub mod twins;
+pub mod vantage;
 
 use crate::trace::EventKind;
 use crate::units::WallTime;
@@ -37,6 +38,8 @@ pub struct RawEvent {
     pub connection: u16,
     /// What.
     pub kind: EventKind,
+    /// For whom a proxy asked, where the request says so: a keyed hash of the first forwarded address and the user agent.
+    pub client: Option<u64>,
 }
 
 /// Mixes a number into a well-spread 64-bit key (the finaliser of SplitMix64; Steele and others, 2014).

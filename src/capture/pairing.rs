@@ -29,6 +29,7 @@ use streams::Streams;
 struct Pending {
     at: WallTime,
     shape: RequestShape,
+    client: Option<u64>,
     asked: Asked,
     /// Body length, once the request is whole.
     body_len: Option<u64>,
@@ -238,8 +239,17 @@ impl Pairing {
                 let shape = self.redactor.shape(&head, self.scheme);
                 let asked = Asked::by(&head.method);
                 let at = self.request_began.take().unwrap_or(at);
-                let pending =
-                    Pending { at, shape, asked, body_len: None, status: None, cache: None, answer: None };
+                let client = self.redactor.client(&head.headers);
+                let pending = Pending {
+                    at,
+                    shape,
+                    client,
+                    asked,
+                    body_len: None,
+                    status: None,
+                    cache: None,
+                    answer: None,
+                };
                 if self.waiting.len() >= PIPELINE_MAX {
                     // Requests are worth more than pairs: from here on none can be told.
                     self.doubt();
@@ -387,7 +397,13 @@ impl Pairing {
             self.open_sent = true;
             let (opened, arrival) = self.opened;
             let kind = EventKind::Open(ConnectionEvent { arrival });
-            out.push(RawEvent { at: opened.min(pending.at), owner: self.owner, connection: 0, kind });
+            out.push(RawEvent {
+                at: opened.min(pending.at),
+                owner: self.owner,
+                connection: 0,
+                kind,
+                client: None,
+            });
         }
         let facts = RequestFacts {
             shape: Arc::new(pending.shape),
@@ -407,6 +423,7 @@ impl Pairing {
             owner: self.owner,
             connection: 0,
             kind: EventKind::Request(facts),
+            client: pending.client,
         });
     }
 
@@ -426,7 +443,13 @@ impl Pairing {
         if self.open_sent {
             let arrival = if seen { Provenance::Recorded } else { Provenance::Inferred };
             let kind = EventKind::Close(ConnectionEvent { arrival });
-            out.push(RawEvent { at: at.max(self.last_at), owner: self.owner, connection: 0, kind });
+            out.push(RawEvent {
+                at: at.max(self.last_at),
+                owner: self.owner,
+                connection: 0,
+                kind,
+                client: None,
+            });
         }
     }
 }

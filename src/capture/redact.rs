@@ -173,6 +173,19 @@ impl Redactor {
         }
     }
 
+    /// Who asked, by the headers with which proxies say so: a hash of the first forwarded address and the user agent, which
+    /// serves to tell sessions apart while capturing and is not kept.
+    #[must_use]
+    pub fn client(&self, headers: &[HeaderLine]) -> Option<u64> {
+        let value = |name: &'static str| values(headers, name).find(|v| !v.is_empty());
+        let first = |v: &[u8]| v.split(|b| *b == b',').next().unwrap_or_default().trim_ascii().to_vec();
+        let lists = ["x-forwarded-for", "forwarded"].into_iter().find_map(value).map(first);
+        let single = || ["x-real-ip", "true-client-ip", "cf-connecting-ip"].into_iter().find_map(value);
+        let address = lists.or_else(|| single().map(<[u8]>::to_vec))?;
+        let agent = value("user-agent").unwrap_or_default();
+        Some(self.0.key.digest("client", &[&address[..], b"\0", agent].concat()))
+    }
+
     fn header(&self, line: &HeaderLine) -> Header {
         let len = u32::try_from(line.value.len()).unwrap_or(u32::MAX);
         // A value's hash is short: it is there to tell values apart, not to find them.

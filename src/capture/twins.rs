@@ -120,7 +120,13 @@ mod tests {
             duration_ns: Fact::absent(),
             cache: Fact::absent(),
         };
-        RawEvent { at: WallTime(ms * 1_000_000), owner: 0, connection: 0, kind: EventKind::Request(facts) }
+        RawEvent {
+            at: WallTime(ms * 1_000_000),
+            owner: 0,
+            connection: 0,
+            kind: EventKind::Request(facts),
+            client: None,
+        }
     }
 
     /// One request in ten is a product of its own, the others are the front page; `shift` in milliseconds, every `nth` of them.

@@ -8,7 +8,7 @@ use crate::units::WallTime;
 pub struct Source {
     /// File name, or `-`.
     pub name: String,
-    /// What it was read as, such as `pcap` or `access-log/combined`.
+    /// What it was read as, such as `pcap` or `access-log/combined`; `/behind-proxy` where its connections are a proxy's.
     pub format: String,
 }
 
@@ -16,9 +16,9 @@ pub struct Source {
 #[must_use]
 pub fn place(sources: &[Source], at: Position) -> String {
     let Some(source) = sources.get(at.source as usize) else { return format!("number {}", at.number) };
-    let unit = match source.format.as_str() {
-        "pcap" | "pcapng" | "live" => "frame",
-        "har" | "gor" => "record",
+    let unit = match source.format.split('/').next() {
+        Some("pcap" | "pcapng" | "live") => "frame",
+        Some("har" | "gor") => "record",
         _ => "line",
     };
     format!("{}, {unit} {}", source.name, at.number)

@@ -29,6 +29,7 @@ use self::row::{LineError, Row};
 use self::session::{Hash128, Sessions, Who, hash128};
 use self::window::{Held, Window};
 use super::RawEvent;
+use super::order::Until;
 use super::redact::Redactor;
 use crate::limits::{LOG_LINE_BYTES_MAX, LOG_SHAPES_MAX};
 use crate::lookup::Lookup;
@@ -92,6 +93,12 @@ impl LogRecorder {
         }
     }
 
+    /// A recorder of packets that were captured behind a proxy: their sessions are inferred like those of lines.
+    #[must_use]
+    pub fn of_packets(redactor: Redactor) -> Self {
+        Self { sessions: Sessions::of_packets(), ..Self::new(0, redactor) }
+    }
+
     /// What its requests are redacted with.
     #[must_use]
     pub fn redactor(&self) -> &Redactor {
@@ -129,7 +136,7 @@ impl LogRecorder {
     /// Takes a request that was read elsewhere, with an exact stamp of its beginning.
     pub fn held(&mut self, held: Held) {
         self.window.push(held, template::Mark::Start, 1);
-        self.drain(false);
+        self.drain(Until::Full);
     }
 
     /// Takes one object of an HTTP archive. See [`Self::line`].
@@ -205,7 +212,7 @@ impl LogRecorder {
             cache: row.cache,
         };
         self.window.push(held, mark, stamp.resolution_ns);
-        self.drain(false);
+        self.drain(Until::Full);
         Some(stamp.at)
     }
 
@@ -235,8 +242,8 @@ impl LogRecorder {
         shape
     }
 
-    fn drain(&mut self, all: bool) {
-        while let Some(held) = self.window.pop(all) {
+    fn drain(&mut self, until: Until) {
+        while let Some(held) = self.window.pop(until) {
             if held.at < self.last {
                 self.ledger.count(Item::LateEvents);
                 continue;
@@ -254,8 +261,19 @@ impl LogRecorder {
                 cache: Fact::with(held.cache, Provenance::Recorded),
             };
             let kind = EventKind::Request(facts);
-            self.out.push(RawEvent { at: held.at, owner: place.session, connection: place.connection, kind });
+            self.out.push(RawEvent {
+                at: held.at,
+                owner: place.session,
+                connection: place.connection,
+                kind,
+                client: None,
+            });
         }
+    }
+
+    /// Places what has an exact stamp and lies before `at`: nothing earlier will come any more.
+    pub fn drain_before(&mut self, at: WallTime) {
+        self.drain(Until::Before(at));
     }
 
     /// Events that are complete.
@@ -285,7 +303,7 @@ impl LogRecorder {
     /// Places all lines that wait and ends all sessions.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {
-        self.drain(true);
+        self.drain(Until::End);
         self.sessions.finish(&mut self.out);
         (self.out, self.ledger)
     }

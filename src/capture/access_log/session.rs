@@ -79,14 +79,34 @@ struct Session {
 }
 
 /// The sessions under way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
     open: Lookup<Hash128, Session>,
     next: u64,
     swept: u64,
 }
 
+/// Sessions of lines are numbered apart from connections of packets, which may be in the same trace.
+const LINES: u64 = 1 << 63;
+
+/// And so are those of packets that were captured behind a proxy.
+const PROXIED: u64 = 1 << 62;
+
 const INFERRED: ConnectionEvent = ConnectionEvent { arrival: Provenance::Inferred };
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { open: Lookup::default(), next: LINES, swept: 0 }
+    }
+}
+
+impl Sessions {
+    /// Sessions of packets, not of lines.
+    #[must_use]
+    pub fn of_packets() -> Self {
+        Self { next: PROXIED, ..Self::default() }
+    }
+}
 
 fn idle_ns() -> u64 {
     LOG_SESSION_IDLE.as_nanos() as u64
@@ -99,6 +119,7 @@ impl Session {
             owner: self.number,
             connection: i as u16,
             kind: EventKind::Close(INFERRED),
+            client: None,
         }));
     }
 
@@ -143,7 +164,13 @@ impl Sessions {
         let number = session.number;
         let most = if who.shared || session.recorded { 1 } else { LOG_CONNECTIONS_MAX };
         let connection = session.take_connection(most, at.0, until, |connection| {
-            out.push(RawEvent { at, owner: number, connection, kind: EventKind::Open(INFERRED) });
+            out.push(RawEvent {
+                at,
+                owner: number,
+                connection,
+                kind: EventKind::Open(INFERRED),
+                client: None,
+            });
         });
         Place { session: number, connection }
     }
@@ -207,7 +234,7 @@ mod tests {
         for (ms, ip, session, connection) in table {
             assert_eq!(
                 s.place(at(ms), who(ip, Version::Http11), half, &mut out),
-                Place { session, connection },
+                Place { session: LINES + session, connection },
                 "{ms} {ip}"
             );
         }
@@ -218,7 +245,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(
                 s.place(at(700_001), who("1.1.1.1", Version::Http2), half, &mut out),
-                Place { session: 4, connection: 0 },
+                Place { session: LINES + 4, connection: 0 },
                 "one for all"
             );
         }

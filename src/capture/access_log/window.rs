@@ -138,11 +138,10 @@ impl Window {
     }
 
     /// The next line whose place is certain enough; all of them at the end.
-    pub fn pop(&mut self, all: bool) -> Option<Held> {
-        while all && !self.seconds.is_empty() {
+    pub fn pop(&mut self, until: Until) -> Option<Held> {
+        while until == Until::End && !self.seconds.is_empty() {
             self.spread_first();
         }
-        let until = if all { Until::End } else { Until::Full };
         self.calendar.pop(until).map(|(_, held)| held)
     }
 }
@@ -186,7 +185,7 @@ mod tests {
             let mut w = Window::new(1);
             (0..ahead).for_each(|n| w.push(line(10_000 + n, n), Mark::Start, NANOS_PER_SEC));
             (0..100u64).for_each(|n| w.push(line(5_000 + n / 10, n), Mark::Start, NANOS_PER_SEC));
-            let mut times: Vec<u64> = std::iter::from_fn(|| w.pop(true)).map(|h| h.at.0).collect();
+            let mut times: Vec<u64> = std::iter::from_fn(|| w.pop(Until::End)).map(|h| h.at.0).collect();
             assert_eq!(times.len() as u64, 100 + ahead);
             times.sort_unstable();
             times.dedup();
@@ -199,7 +198,7 @@ mod tests {
         let mut w = Window::new(1);
         for n in 0..200_000u64 {
             w.push(line(n / 50_000, n), Mark::Start, NANOS_PER_SEC);
-            while w.pop(false).is_some() {}
+            while w.pop(Until::Full).is_some() {}
             assert!(w.bytes <= LOG_WINDOW_BYTES_MAX + 1_000);
         }
     }

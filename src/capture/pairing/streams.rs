@@ -67,8 +67,9 @@ impl Pairing {
                 let shape = self.redactor.shape(&head, if https { Scheme::Https } else { self.scheme });
                 let (body_len, status, cache, answer) = (None, None, None, None);
                 let asked = Asked::by(&head.method);
+                let client = self.redactor.client(&head.headers);
                 self.waiting_bytes += shape.weight();
-                let pending = Pending { at, shape, asked, body_len, status, cache, answer };
+                let pending = Pending { at, shape, client, asked, body_len, status, cache, answer };
                 if open.len() >= H2_STREAMS_MAX {
                     self.give_up_streams(open, ledger, out);
                 }

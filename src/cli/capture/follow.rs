@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::found::{FoundLog, log_source};
 use super::lasting::{Lasting, Teller};
-use super::sink::{Files, Sink};
+use super::sink::{BEHIND_PROXY, Files, Sink};
 use super::{CaptureOptions, MADE_BY};
 use crate::capture::access_log::row::{Field, LineError};
 use crate::capture::access_log::{LogRecorder, LogSource};
@@ -59,7 +59,8 @@ pub(super) fn run(
         let found = source_of(&path, options, own, redactor)?;
         resolution_ns = resolution_ns.max(found.resolution_ns);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        sources.push(Source { name, format: format!("access-log/{}", found.format.name) });
+        let behind = if found.behind_proxy { BEHIND_PROXY } else { "" };
+        sources.push(Source { name, format: format!("access-log/{}{behind}", found.format.name) });
         let number =
             recorder.add_source(LogSource::new(found.format, found.behind_proxy, sources.len() as u32 - 1));
         let (log, cut) = Followed::open(&path, left.iter().find(|p| p.path == path))?;

@@ -13,6 +13,7 @@ use super::sink::Sink;
 use crate::capture::order::Until;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact::Redactor;
+use crate::capture::vantage::Vantage;
 use crate::edge::clock::{Clock, wall};
 use crate::edge::host::privileges;
 use crate::edge::intake::live::{Live, Wanted};
@@ -27,6 +28,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Capturing {
     live: Live,
     frames: Recorder,
+    vantage: Vantage,
     sink: Sink,
     clock: Clock,
     seen: u64,
@@ -41,6 +43,7 @@ pub(super) fn run(
     lasting: &Lasting,
     output: &Path,
     frames: Recorder,
+    behind_proxy: Option<bool>,
     redactor: &Redactor,
     teller: &mut Teller<'_>,
 ) -> anyhow::Result<()> {
@@ -66,7 +69,14 @@ pub(super) fn run(
         )
     })?;
     let sink = Sink::new(meta, files);
-    let mut capturing = Capturing { live, frames, sink, clock: Clock::start(), seen: 0 };
+    let mut capturing = Capturing {
+        live,
+        frames,
+        vantage: Vantage::new(behind_proxy, redactor.clone()),
+        sink,
+        clock: Clock::start(),
+        seen: 0,
+    };
     teller.begin(&format!("capturing on {}", wanted.interface));
     let end = capturing.until(&stop, lasting.lasts, teller);
     capturing.finish(teller)?;
@@ -94,7 +104,7 @@ impl Capturing {
             }
             if now >= looked.plus(LIVE_LOOK) {
                 looked = now;
-                self.sink.take(self.frames.take_events());
+                self.take();
             }
             if now >= placed.plus(SECOND) {
                 placed = now;
@@ -110,14 +120,20 @@ impl Capturing {
         let before = |d: Duration| WallTime(now.0.saturating_sub(d.as_nanos() as u64));
         self.live.count_drops(self.frames.ledger_mut())?;
         self.frames.tick(before(LIVE_LATE));
-        self.sink.take(self.frames.take_events());
+        self.take();
         self.sink.ledger.merge(&self.frames.take_ledger());
         let settled = before(LIVE_LATE);
         let certain = self.frames.oldest().map_or(settled, |at| at.min(settled));
-        self.sink.drain(Until::Before(certain.max(before(LIVE_PLACE_WAIT_MAX))))?;
+        let certain = certain.max(before(LIVE_PLACE_WAIT_MAX));
+        self.sink.take(self.vantage.take_before(certain));
+        self.sink.drain(Until::Before(certain))?;
         teller.finished(&mut self.sink)?;
         teller.tick(&self.sink, || format!("{} frames", self.seen));
         Ok(())
+    }
+
+    fn take(&mut self) {
+        self.sink.take_seen(0, self.frames.take_events(), false, &mut self.vantage);
     }
 
     /// Takes what still lies in the ring, and ends.
@@ -126,8 +142,11 @@ impl Capturing {
         let end: RunTime = self.clock.now().plus(LIVE_LOOK);
         while self.clock.now() < end && self.live.next(&mut self.frames).is_ok() {}
         let drops = self.live.count_drops(self.frames.ledger_mut());
-        let (events, ledger) = self.frames.finish();
+        let (events, mut ledger) = self.frames.finish();
+        self.sink.take_seen(0, events, true, &mut self.vantage);
+        let (events, late) = self.vantage.finish();
         self.sink.take(events);
+        ledger.merge(&late);
         self.sink.finish(&ledger)?;
         teller.finished(&mut self.sink)?;
         teller.end(&self.sink)?;

@@ -18,7 +18,7 @@ use self::found::{coarsest, kind_of, log_source};
 use self::lasting::{Lasting, Teller};
 use self::redaction::RedactionArgs;
 use self::session::{LOGS, Session};
-use self::sink::{Files, Finished, Sink};
+use self::sink::{BEHIND_PROXY, Files, Finished, Sink};
 use super::progress::Progress;
 use crate::capture::access_log::LogRecorder;
 use crate::capture::access_log::json::JsonMap;
@@ -26,6 +26,7 @@ use crate::capture::access_log::row::Field;
 use crate::capture::order::Until;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact::Redactor;
+use crate::capture::vantage::Vantage;
 use crate::edge::intake::open::{Kind, open};
 use crate::edge::intake::secrets;
 use crate::trace::meta::place;
@@ -77,7 +78,7 @@ pub(crate) struct CaptureOptions {
     /// A field of a JSON log and the key that holds it, such as `method=req.verb`.
     #[arg(long, value_name = "NAME=PATH")]
     field: Vec<String>,
-    /// Where the logs were written: at the edge, or behind a proxy that says whom it asks for (X-Forwarded-For).
+    /// Where it was captured: at the edge, or behind a proxy that says whom it asks for (X-Forwarded-For), whose connections are not those of clients.
     #[arg(long, value_enum, default_value = "auto")]
     captured_at: CapturedAt,
     /// Secrets of TLS connections (SSLKEYLOGFILE), to read those whose handshake was captured.
@@ -161,6 +162,7 @@ impl CaptureArgs {
             &self.lasting,
             &self.output,
             self.options.recorder(redactor.clone())?,
+            self.options.behind_proxy(),
             &redactor,
             &mut teller,
         )
@@ -188,6 +190,15 @@ fn finished_json(finished: &Finished) -> serde_json::Value {
 }
 
 impl CaptureOptions {
+    /// Whether it was captured behind a proxy, where that is said.
+    fn behind_proxy(&self) -> Option<bool> {
+        match self.captured_at {
+            CapturedAt::Auto => None,
+            CapturedAt::Edge => Some(false),
+            CapturedAt::BehindProxy => Some(true),
+        }
+    }
+
     /// A recorder of frames, with the secrets of TLS connections where there are any.
     fn recorder(&self, redactor: Redactor) -> anyhow::Result<Recorder> {
         let mut recorder = Recorder::new(redactor);
@@ -243,7 +254,8 @@ pub(crate) fn capture(
             }
             Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
                 let found = log_source(&input, options, &own, &redactor).with_context(cannot)?;
-                source.format = format!("access-log/{}", found.format.name);
+                let behind = if found.behind_proxy { BEHIND_PROXY } else { "" };
+                source.format = format!("access-log/{}{behind}", found.format.name);
                 logs.push((found, number, input));
             }
         }
@@ -259,13 +271,14 @@ pub(crate) fn capture(
     };
     let mut session = Session {
         frames: options.recorder(redactor.clone())?,
-        log: LogRecorder::new(options.seed, redactor),
+        log: LogRecorder::new(options.seed, redactor.clone()),
         sink: Sink::new(meta, Files::One(output.to_owned())),
         last: 0,
+        vantage: Vantage::new(options.behind_proxy(), redactor),
     };
     let mut progress = Progress::start();
     for (path, number, input) in frames {
-        let read = session.read_frames(number, input, &mut progress);
+        let read = session.read_frames(number, input, options.behind_proxy(), &mut progress);
         read.with_context(|| format!("cannot capture {}", path.display()))?;
     }
     for (kind, number, input) in archives {
@@ -278,9 +291,12 @@ pub(crate) fn capture(
 
 /// The last of all inputs.
 fn finish(session: Session, options: &CaptureOptions) -> anyhow::Result<Finished> {
-    let Session { frames, log, mut sink, last } = session;
+    let Session { frames, log, mut sink, last, mut vantage } = session;
     let (events, mut ledger) = frames.finish();
     let has_frames = ledger.get(Item::Frames).is_some_and(|n| n > 0);
+    sink.take_seen(last, events, true, &mut vantage);
+    let (events, proxied) = vantage.finish();
+    ledger.merge(&proxied);
     sink.take_from(last, events);
     let (events, lines) = log.finish();
     sink.take_from(LOGS, events);

@@ -11,6 +11,7 @@ use crate::capture::access_log::row::LineError;
 use crate::capture::access_log::{LogRecorder, LogSource};
 use crate::capture::order::Until;
 use crate::capture::recorder::Recorder;
+use crate::capture::vantage::Vantage;
 use crate::cli::progress::Progress;
 use crate::edge::intake::log_file::{BadLine, Logs};
 use crate::edge::intake::open::{Input, Kind};
@@ -28,8 +29,9 @@ pub(super) struct Session {
     pub(super) frames: Recorder,
     pub(super) log: LogRecorder,
     pub(super) sink: Sink,
-    /// The capture file that was read last.
+    /// The capture file that was read last, and where it was captured.
     pub(super) last: u32,
+    pub(super) vantage: Vantage,
 }
 
 impl Session {
@@ -37,21 +39,23 @@ impl Session {
         &mut self,
         number: u32,
         input: Input,
+        behind_proxy: Option<bool>,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let (name, mut failed) = (input.name.clone(), None);
         self.last = number;
+        self.vantage.begin(behind_proxy);
         self.frames.begin_source(number);
-        let sink = &mut self.sink;
+        let (sink, vantage) = (&mut self.sink, &mut self.vantage);
         let end = capture_file::read(input.bytes, &mut self.frames, |recorder| {
-            sink.take_from(number, recorder.take_events());
+            sink.take_seen(number, recorder.take_events(), false, vantage);
             if failed.is_none() {
                 failed = sink.drain(Until::Full).err();
             }
             progress
                 .tick(|| format!("{name}: {} frames", recorder.ledger_mut().get(Item::Frames).unwrap_or(0)));
         });
-        sink.take_from(number, self.frames.take_events());
+        sink.take_seen(number, self.frames.take_events(), true, vantage);
         if let Some(error) = failed {
             return Err(error);
         }

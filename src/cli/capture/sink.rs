@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::capture::RawEvent;
 use crate::capture::order::{Orderer, Until};
 use crate::capture::twins::Sample;
+use crate::capture::vantage::Vantage;
 use crate::edge::intake::follow::Position;
 use crate::edge::intake::position_file::PositionFile;
 use crate::edge::intake::rotation::Rotation;
@@ -16,6 +17,9 @@ use crate::edge::intake::trace_file::{self, NewTrace};
 use crate::trace::writer::{EVENT_BYTES_MAX, Written};
 use crate::trace::{EventKind, Item, Ledger, Source, TraceMeta};
 use crate::units::WallTime;
+
+/// Behind the format of a source whose connections are a proxy's.
+pub(super) const BEHIND_PROXY: &str = "/behind-proxy";
 
 /// The names that traces get.
 pub(super) enum Files {
@@ -96,6 +100,19 @@ impl Sink {
             self.samples.entry(input).or_default().add(&events);
         }
         self.take(events);
+    }
+
+    /// The same of packets, whose vantage point decides what their sessions are.
+    pub(super) fn take_seen(&mut self, input: u32, events: Vec<RawEvent>, end: bool, vantage: &mut Vantage) {
+        let known = vantage.behind_proxy().is_some();
+        let known_now = vantage.take(events, end);
+        if !known
+            && vantage.behind_proxy() == Some(true)
+            && let Some(source) = self.meta.sources.get_mut(input as usize)
+        {
+            source.format.push_str(BEHIND_PROXY);
+        }
+        self.take_from(input, known_now);
     }
 
     /// Two inputs that hold the same traffic, and how many of how many rare requests say so.
