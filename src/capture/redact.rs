@@ -310,7 +310,7 @@ impl Redactor {
         let text = percent_decode(value);
         let nested = text.iter().any(|b| b"?&;".contains(b)) && text.contains(&b'=');
         // Also what a rule would put another value in place of.
-        nested && map_parts(&text, b"?&;#", |pair| self.pair(pair)).0 != text
+        nested && map_parts(&text, b"?&;#", |pair| self.pair(pair)).0 != *text
     }
 
     /// What stands in for a part of a target: the mark and twelve hexadecimal digits, which no server takes for another

@@ -4,6 +4,8 @@
 //! is missed is on somebody's disk. What it refuses to do: know a value by its meaning (a search for a person's name is a
 //! word like any other; a rule file names such keys).
 
+use std::borrow::Cow;
+
 /// Query keys whose values are secrets or name a person, matched without regard to case.
 const SENSITIVE_KEYS: [&str; 72] = [
     "state",
@@ -105,17 +107,28 @@ pub(super) fn is_one_of(name: &[u8], list: &[&str]) -> bool {
 /// of a longer value.
 #[must_use]
 pub(super) fn looks_secret(raw: &[u8]) -> bool {
-    if raw.len() < 6 {
+    // Most values are words and short numbers: an address has an at-sign, a web token dots, all others many bytes and digits.
+    if raw.len() < 6 || (raw.len() < 13 && !raw.iter().any(|b| b"@%.".contains(b))) {
         return false;
     }
     let text = percent_decode(raw);
-    let is_static = STATIC_NAMES.iter().any(|end| {
+    let (mut at_signs, mut dots, mut digits) = (0, 0, 0);
+    for byte in text.iter() {
+        at_signs += usize::from(*byte == b'@');
+        dots += usize::from(*byte == b'.');
+        digits += usize::from(byte.is_ascii_digit());
+    }
+    (dots >= 2 && has_jwt(&text))
+        || (digits >= 13 && has_card(&text))
+        || (at_signs > 0 && text.split(|b| b" ,;:()<>\"'|".contains(b)).any(looks_like_mail))
+        || (digits > 0 && text.len() >= TOKEN_BYTES_MIN && !is_static(&text) && has_random(&text))
+}
+
+/// The name of a file whose version is no secret.
+fn is_static(text: &[u8]) -> bool {
+    STATIC_NAMES.iter().any(|end| {
         text.len().checked_sub(end.len()).is_some_and(|at| text[at..].eq_ignore_ascii_case(end.as_bytes()))
-    });
-    has_jwt(&text)
-        || has_card(&text)
-        || text.split(|b| b" ,;:()<>\"'|".contains(b)).any(looks_like_mail)
-        || (!is_static && has_random(&text))
+    })
 }
 
 /// Two parts in base64url behind one another, the first of which is a JSON object (RFC 7519).
@@ -141,9 +154,8 @@ fn has_card(text: &[u8]) -> bool {
 /// At least 20 characters of hexadecimal, or of mixed letters and digits without a word's look: tokens in
 /// reset links, invitations and keys.
 fn has_random(text: &[u8]) -> bool {
-    text.len() >= TOKEN_BYTES_MIN
-        && (text.split(|b| !b.is_ascii_hexdigit() && *b != b'-').any(is_hex)
-            || text.split(|b| !b.is_ascii_alphanumeric() && !b"-_+=".contains(b)).any(is_mixed))
+    text.split(|b| !b.is_ascii_hexdigit() && *b != b'-').any(is_hex)
+        || text.split(|b| !b.is_ascii_alphanumeric() && !b"-_+=".contains(b)).any(is_mixed)
 }
 
 fn is_hex(run: &[u8]) -> bool {
@@ -179,7 +191,10 @@ fn luhn(text: &[u8]) -> bool {
 }
 
 /// Undoes percent-encoding; what is no code stays as it is.
-pub(super) fn percent_decode(raw: &[u8]) -> Vec<u8> {
+pub(super) fn percent_decode(raw: &[u8]) -> Cow<'_, [u8]> {
+    if !raw.contains(&b'%') {
+        return Cow::Borrowed(raw);
+    }
     let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
     let (mut out, mut i) = (Vec::with_capacity(raw.len()), 0);
     while i < raw.len() {
@@ -194,7 +209,7 @@ pub(super) fn percent_decode(raw: &[u8]) -> Vec<u8> {
             }
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 #[cfg(test)]
