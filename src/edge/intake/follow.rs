@@ -71,6 +71,17 @@ fn id(meta: &Metadata) -> (u64, u64) {
     (meta.dev(), meta.ino())
 }
 
+/// Whether this, behind a log's name, is how those are called that were rotated away from it; the log itself is too.
+fn is_rotated(end: &str) -> bool {
+    let end = [".gz", ".zst"].iter().find_map(|e| end.strip_suffix(e)).unwrap_or(end);
+    let mut chars = end.chars();
+    match (chars.next(), chars.next()) {
+        (None, _) => true,
+        (Some('.' | '-'), Some('0'..='9')) => chars.all(|c| c.is_ascii_digit() || "._-T".contains(c)),
+        _ => false,
+    }
+}
+
 /// The last bytes before `offset`.
 fn tail_of(file: &File, offset: u64) -> io::Result<Vec<u8>> {
     let n = offset.min(FOLLOW_TAIL_BYTES);
@@ -122,7 +133,7 @@ impl Followed {
         &self.path
     }
 
-    /// Files of the log's folder whose names begin with its name, by age, oldest first; its own is the last.
+    /// The log and those that were rotated away from it (`access.log.1`, `access.log-20261126.gz`) in its folder, by age, oldest first; its own is the last.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -134,7 +145,7 @@ impl Followed {
             let entry = entry?;
             let other = entry.file_name().to_string_lossy().into_owned();
             let Ok(meta) = entry.metadata() else { continue };
-            if meta.is_file() && other.starts_with(&name) {
+            if meta.is_file() && other.strip_prefix(&name).is_some_and(is_rotated) {
                 let age = (other == name, meta.mtime(), meta.mtime_nsec());
                 found.push((age, folder.join(entry.file_name())));
             }

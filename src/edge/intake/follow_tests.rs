@@ -182,3 +182,13 @@ fn a_restart_neither_loses_nor_repeats_lines() {
         assert!(!cut && rig.poll(&mut log, 6).is_empty(), "{what}");
     }
 }
+
+#[test]
+fn rotated_logs_are_told_by_their_names() {
+    for end in ["", ".1", ".12.gz", "-20261126", "-20261126T030000.zst", ".2026-11-26"] {
+        assert!(is_rotated(end), "{end}");
+    }
+    for end in [".position", ".old", "s", ".1.bak", "-api", ".", "-", ".gz.1"] {
+        assert!(!is_rotated(end), "{end}");
+    }
+}

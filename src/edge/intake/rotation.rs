@@ -85,7 +85,13 @@ impl Rotation {
         names.sort_unstable_by_key(|n| self.place_of(n));
         let gone = names.len().saturating_sub(keep);
         let gone: Vec<PathBuf> = names.into_iter().take(gone).map(|n| self.folder.join(n)).collect();
-        gone.iter().try_for_each(std::fs::remove_file)?;
+        for path in &gone {
+            match std::fs::remove_file(path) {
+                // Somebody else was faster.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+        }
         Ok(gone)
     }
 
