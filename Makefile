@@ -22,6 +22,8 @@ servers: ## fetch and unpack the test servers into target/servers (nothing is in
 live: servers ## build target/release/replay with capture from interfaces (`replay capture --live`)
 	$(CARGO) build --release --locked --bin replay --bin replayd $(LIVE)
 	@test -n "$(LIVE)" || { echo "libpcap is not here: apt-get install libpcap-dev"; exit 1; }
+	@ldd target/release/replay | grep -q 'libpcap.*not found' && \
+	  echo 'to run it here: LD_LIBRARY_PATH=target/servers/lib target/release/replay ..., or apt-get install libpcap0.8' || true
 
 lint: ## formatting, clippy and documentation, all warnings are errors
 	$(CARGO) fmt --check
@@ -29,7 +31,7 @@ lint: ## formatting, clippy and documentation, all warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet $(LIVE)
 
 test: servers lint ## everything: lint, unit and property tests, real servers on loopback
-	REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast $(LIVE)
+	REPLAY_LIBPCAP_RPATH=1 REPLAY_SERVERS=$(SERVERS) $(CARGO) test --locked --profile fast $(LIVE)
 	$(CARGO) test --locked --profile fast -p replay-loom
 
 bench-engine: servers ## the engine beside other load generators (needs 2 cores to itself, some 15 minutes)

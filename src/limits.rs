@@ -218,6 +218,12 @@ pub const TLS_RECORD_BYTES_MAX: usize = 5 + (1 << 14) + 2_048;
 /// Handshake messages held until a hello is whole: certificates come behind it, and are passed over message by message.
 pub const TLS_HANDSHAKE_BYTES_MAX: usize = 128 * 1024;
 
+/// Early data of a connection that wait for their end: servers take 16 KiB, seldom more.
+pub const TLS_EARLY_BYTES_MAX: usize = 64 * 1024;
+
+/// Records in a row that no key fits, behind which a connection is given up: each costs as many trials as are allowed.
+pub const TLS_FAILED_MAX: u32 = 16;
+
 /// Records tried behind a hole: 4 MiB of full ones.
 pub const TLS_RECORDS_TRIED_MAX: u64 = 256;
 
@@ -227,6 +233,9 @@ pub const LIVE_PLACE_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// Time that frames of a live capture may be late: queues of several processors are a few milliseconds apart.
 pub const LIVE_LATE: Duration = Duration::from_secs(1);
+
+/// Longest time to read what lies in the ring when a live capture is stopped: 64 MiB take a tenth of a second.
+pub const LIVE_DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Frames of a live capture between two looks at the clock: a few hundred microseconds of a busy network.
 pub const LIVE_FRAMES_PER_LOOK: u64 = 256;
@@ -240,8 +249,8 @@ pub const LIVE_LOOK: Duration = Duration::from_millis(100);
 /// Bytes before the place in a followed log by which it is known again: a few lines, which no other log has there.
 pub const FOLLOW_TAIL_BYTES: u64 = 256;
 
-/// Older files of a followed log that are read after a pause: more than a year of weekly rotation.
-pub const FOLLOW_OLD_FILES_MAX: usize = 64;
+/// Lines of a followed log behind which what is certain is written, so that an hour of them does not wait in memory.
+pub const FOLLOW_LINES_AT_ONCE: u64 = 4_096;
 
 /// Lines of followed logs that are named when they cannot be used, in one run; the ledger counts them all.
 pub const FOLLOW_BAD_LINES_SHOWN: u64 = 20;

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use replay::capture::flow::Piece;
 use replay::capture::tls::keylog::KeyLog;
 use replay::capture::tls::{Out, Tls};
-use replay::limits::{TLS_HANDSHAKE_BYTES_MAX, TLS_RECORD_BYTES_MAX};
+use replay::limits::{TLS_EARLY_BYTES_MAX, TLS_HANDSHAKE_BYTES_MAX, TLS_RECORD_BYTES_MAX};
 use replay::units::WallTime;
 
 fuzz_target!(|data: &[u8]| {
@@ -23,6 +23,6 @@ fuzz_target!(|data: &[u8]| {
         let hole = flags & 2 != 0 && piece.first() == Some(&0xff);
         let piece = if hole { Piece::Gap { len: piece.len() as u64 } } else { Piece::Data { at: WallTime(1), bytes: piece } };
         tls.push(is_client, piece, &keys, &mut |out| assert!(!matches!(out, Out::Opened), "opened without a key"));
-        assert!(tls.held_bytes() <= 2 * (TLS_HANDSHAKE_BYTES_MAX + TLS_RECORD_BYTES_MAX));
+        assert!(tls.held_bytes() <= 2 * (TLS_HANDSHAKE_BYTES_MAX + TLS_RECORD_BYTES_MAX) + TLS_EARLY_BYTES_MAX);
     }
 });

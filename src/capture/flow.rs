@@ -71,6 +71,12 @@ impl Reassembler {
         self.next = Some((syn_seq.wrapping_add(1), 0));
     }
 
+    /// When the oldest bytes came that wait behind a hole.
+    #[must_use]
+    pub fn oldest(&self) -> Option<WallTime> {
+        self.held.values().map(|h| h.at).min()
+    }
+
     /// Whether the beginning of the stream is known.
     #[must_use]
     pub fn has_begun(&self) -> bool {

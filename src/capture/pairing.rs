@@ -411,7 +411,11 @@ impl Pairing {
             connection: Provenance::Recorded,
             body_len: Fact::with(pending.body_len, Provenance::Recorded),
             status: Fact::with(pending.status, Provenance::Recorded),
-            response_len: Fact::with(pending.answer.map(|a| a.0), Provenance::Recorded),
+            // Behind a hole of unknown length it is not known.
+            response_len: Fact::with(
+                pending.answer.map(|a| a.0).filter(|n| *n < u64::MAX),
+                Provenance::Recorded,
+            ),
             duration_ns: Fact::with(
                 pending.answer.map(|a| a.1.0.saturating_sub(pending.at.0)),
                 Provenance::Recorded,

@@ -273,10 +273,11 @@ impl Recorder {
         self.sweep(now);
     }
 
-    /// When the oldest request began that is not complete; events before it will not come any more.
+    /// When the oldest bytes came that may still become a request, or the oldest request began that is not complete: events
+    /// before it will not come any more.
     #[must_use]
     pub fn oldest(&self) -> Option<WallTime> {
-        self.flows.min_of(|f| f.pairing.oldest())
+        self.flows.min_of(Flow::oldest)
     }
 
     /// The counts since they were last taken.
@@ -372,6 +373,13 @@ impl Flow {
         let whole = |side: &Reassembler, fin: Option<u32>| fin.is_some_and(|f| side.is_whole_to(f));
         let both = whole(&self.low, self.fins.0) && whole(&self.high, self.fins.1);
         self.ended = both || (self.reset && self.low.held_bytes() + self.high.held_bytes() == 0);
+    }
+
+    fn oldest(&self) -> Option<WallTime> {
+        let early =
+            self.early.iter().find_map(|(_, e)| if let Early::Data(at, _) = e { Some(*at) } else { None });
+        let tls = self.tls.as_ref().and_then(|t| t.oldest());
+        [self.pairing.oldest(), self.low.oldest(), self.high.oldest(), early, tls].into_iter().flatten().min()
     }
 
     fn held_bytes(&self) -> usize {

@@ -160,11 +160,16 @@ impl Redactor {
     pub fn shape(&self, head: &RequestHead, scheme: Scheme) -> RequestShape {
         let (authority, origin) = split_target(&head.target);
         let host = || values(&head.headers, "host").next().map(<[u8]>::to_vec).filter(|h| !h.is_empty());
+        let host_stays = matches!(self.0.rules.header(b"host"), None | Some(Fate::Keep | Fate::Set(_)));
         let (target, target_redacted) = self.target(origin);
         RequestShape {
             method: head.method.clone(),
             scheme,
-            authority: authority.map(<[u8]>::to_vec).or_else(host).map(|a| drop_userinfo(&a)),
+            authority: authority
+                .map(<[u8]>::to_vec)
+                .or_else(host)
+                .filter(|_| host_stays)
+                .map(|a| drop_userinfo(&a)),
             target,
             version: head.version,
             headers: head.headers.iter().map(|line| self.header(line)).collect(),
@@ -227,7 +232,7 @@ impl Redactor {
         let (mut out, mut redacted) = self.path(path);
         if let Some(query) = query.strip_prefix(b"?") {
             // `;` parts pairs too, in old forms and in URLs made by hand.
-            let (clean, hit) = map_parts(query, b"&;", |pair| self.pair(pair));
+            let (clean, hit) = map_parts(query, b"&;#", |pair| self.pair(pair));
             redacted |= hit;
             out.push(b'?');
             out.extend(clean);
@@ -256,12 +261,18 @@ impl Redactor {
         parts.sort_unstable();
         let (mut out, mut at) = (Vec::with_capacity(path.len()), 0);
         let hit = parts.iter().any(|(from, to)| from < to);
-        for (from, to) in parts {
-            if from < to && from >= at {
-                out.extend_from_slice(&path[at..from]);
-                out.extend(self.mark(&path[from..to]));
-                at = to;
+        // Groups may lie in one another or overlap: what any of them holds goes.
+        let mut merged: Vec<(usize, usize)> = Vec::new();
+        for (from, to) in parts.into_iter().filter(|(from, to)| from < to) {
+            match merged.last_mut() {
+                Some(last) if from < last.1 => last.1 = last.1.max(to),
+                _ => merged.push((from, to)),
             }
+        }
+        for (from, to) in merged {
+            out.extend_from_slice(&path[at..from]);
+            out.extend(self.mark(&path[from..to]));
+            at = to;
         }
         out.extend_from_slice(&path[at..]);
         (out, hit)
@@ -269,26 +280,36 @@ impl Redactor {
 
     /// A path segment with its matrix parameters (`/cart;v=1;jsessionid=1A2B`).
     fn segment(&self, segment: &[u8]) -> (Vec<u8>, bool) {
-        map_parts(segment, b";", |part| self.part(part))
+        map_parts(segment, b";#", |part| self.part(part))
     }
 
     fn part(&self, part: &[u8]) -> (Vec<u8>, bool) {
-        if part.contains(&b'=') {
-            return self.pair(part);
-        }
         // Words are the template; what has a digit, or is no word, is a value of it.
-        let is_word = part.len() <= 24 && !part.iter().any(u8::is_ascii_digit) && !part.contains(&b'%');
-        let value = self.0.detail == Detail::ShapeOnly && !is_word;
-        if value || looks_secret(part) { (self.mark(part), true) } else { (part.to_vec(), false) }
+        let word = |p: &[u8]| p.len() <= 24 && !p.iter().any(u8::is_ascii_digit) && !p.contains(&b'%');
+        if let Some(eq) = part.iter().position(|b| *b == b'=') {
+            let named = self.0.detail == Detail::Values || word(&part[..eq]);
+            return if named { self.pair(part) } else { (self.mark(part), true) };
+        }
+        let value = self.0.detail == Detail::ShapeOnly && !word(part);
+        if value || looks_secret(part) || self.has_secret_inside(part) {
+            (self.mark(part), true)
+        } else {
+            (part.to_vec(), false)
+        }
     }
 
     fn pair(&self, pair: &[u8]) -> (Vec<u8>, bool) {
         let kept = || (pair.to_vec(), false);
         let Some(eq) = pair.iter().position(|b| *b == b'=') else {
-            let secret = looks_secret(pair) || (self.0.detail == Detail::ShapeOnly && !pair.is_empty());
+            let secret = looks_secret(pair) || self.has_secret_inside(pair);
+            let secret = secret || (self.0.detail == Detail::ShapeOnly && !pair.is_empty());
             return if secret { (self.mark(pair), true) } else { kept() };
         };
         let (name, value) = (&pair[..eq], &pair[eq + 1..]);
+        // A token may end in equals signs, and what stands for a name may be a value itself.
+        if looks_secret(name) || (value.iter().all(|b| *b == b'=') && looks_secret(pair)) {
+            return (self.mark(pair), true);
+        }
         if value.is_empty() {
             return kept();
         }
@@ -308,7 +329,7 @@ impl Redactor {
     /// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be redacted.
     fn has_secret_inside(&self, value: &[u8]) -> bool {
         let text = percent_decode(value);
-        let nested = text.iter().any(|b| b"?&;".contains(b)) && text.contains(&b'=');
+        let nested = text.contains(&b'=');
         // Also what a rule would put another value in place of.
         nested && map_parts(&text, b"?&;#", |pair| self.pair(pair)).0 != *text
     }
@@ -507,5 +528,41 @@ mod tests {
         assert!(!["/42", "Red%20", "red", "=2", "flag"].iter().any(|s| text.contains(s)), "{text}");
         assert!(matches!(shape.headers[1].value, HeaderValue::Redacted { len: 3, hash: None }));
         assert_eq!(shape.header("accept"), Some(&b"*/*"[..]));
+    }
+
+    #[test]
+    fn what_hides_behind_equals_signs_and_codes_is_found() {
+        let s = "planted";
+        let token = "aGVsbG8gd29ybGQgZm9vMTIzNDU2Nzg5MEFCQ0Q";
+        let rules = Rules::parse("[path]\nhash = ['^/users/((first|last)-[^/]+)', '-([^/]+)/x']").unwrap();
+        let ruled = Redactor::new(RedactKey::new(b"k"), rules, Detail::Values);
+        for (target, secret) in [
+            (format!("/reset/{token}="), token),
+            (format!("/reset/{token}==?a=1"), token),
+            (format!("/a?{token}=="), token),
+            (format!("/u/{s}@example.com=1"), s),
+            (format!("/a?{s}%40example.com=1"), s),
+            (format!("/a?next=%2Fcb%23access_token%3D{s}"), s),
+            (format!("/a?q=token%3D{s}"), s),
+            (format!("/fetch/https%3A%2F%2Fh%2F%3Ftoken%3D{s}"), s),
+            (format!("/cb#access_token={s}"), s),
+            (format!("/a?x=1#access_token={s}"), s),
+            (format!("/users/first-{s}/x"), s),
+        ] {
+            let bytes = format!("GET {target} HTTP/1.1\r\n\r\n");
+            let shape = ruled.shape(&parse_request(bytes.as_bytes()).unwrap().unwrap().0, Scheme::Http);
+            let text = String::from_utf8(shape.target).unwrap();
+            assert!(!text.contains(secret) && shape.target_redacted, "{target}: {text}");
+        }
+        let host = Redactor::new(
+            RedactKey::new(b"k"),
+            Rules::parse("[headers]\ndrop = ['Host']").unwrap(),
+            Detail::Values,
+        );
+        let shape = host.shape(
+            &parse_request(b"GET / HTTP/1.1\r\nHost: planted\r\n\r\n").unwrap().unwrap().0,
+            Scheme::Http,
+        );
+        assert_eq!(shape.authority, None);
     }
 }

@@ -155,7 +155,8 @@ impl Ledger {
     /// The count of an item; `None` where it cannot be known.
     #[must_use]
     pub fn get(&self, item: Item) -> Option<u64> {
-        (item != Item::KernelDrops || self.kernel_drops_known).then(|| self.counts[item as usize])
+        (!matches!(item, Item::KernelDrops | Item::InterfaceDrops) || self.kernel_drops_known)
+            .then(|| self.counts[item as usize])
     }
 
     /// All items with their counts.

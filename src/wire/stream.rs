@@ -151,7 +151,7 @@ impl MessageStream {
             }
             State::Trailers => self.trailers(bytes),
             State::UntilClose => {
-                self.body_len += bytes.len() as u64;
+                self.body_len = self.body_len.saturating_add(bytes.len() as u64);
                 (bytes.len(), None)
             }
             State::Resync => self.resync(bytes),
@@ -502,5 +502,26 @@ mod tests {
         assert_eq!(feed(&mut s, b"garbage of a body"), []);
         let found = feed(&mut s, b"GET /next HTTP/1.1\r\n\r\n");
         assert!(matches!(found.as_slice(), [Event::Start, Event::Request(_)]), "{found:?}");
+    }
+
+    /// What TLS says of a hole whose length it cannot tell.
+    #[test]
+    fn a_hole_of_unknown_length_overflows_nothing() {
+        let mut stream = MessageStream::new(Direction::Responses, true);
+        let mut feed = |bytes: &[u8]| {
+            let mut rest = bytes;
+            loop {
+                let (n, event) = stream.advance(rest, Asked::Other);
+                rest = &rest[n..];
+                if n == 0 && event.is_none() {
+                    break;
+                }
+            }
+        };
+        feed(b"HTTP/1.1 200 OK\r\n\r\nab");
+        assert_eq!(stream.gap(Some(u64::MAX)), None);
+        let (n, _) = stream.advance(b"cd", Asked::Other);
+        assert_eq!(n, 2);
+        assert_eq!(stream.finish(), Some(Event::End { body_len: u64::MAX, damaged: true }));
     }
 }

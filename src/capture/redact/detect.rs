@@ -144,7 +144,7 @@ fn has_jwt(text: &[u8]) -> bool {
 /// A run of 13 to 19 digits, blanks and dashes between them, with the right check digit. Issuers of payment cards begin with
 /// 2 to 6 (ISO/IEC 7812-1, major industry identifier; 15 digits may begin with 1): stamps in milliseconds do not.
 fn has_card(text: &[u8]) -> bool {
-    text.split(|b| !(b.is_ascii_digit() || b" -".contains(b))).any(|run| {
+    text.split(|b| !(b.is_ascii_digit() || b" -+._".contains(b))).any(|run| {
         let digits = run.iter().filter(|b| b.is_ascii_digit()).count();
         let issuer = run.iter().find(|b| b.is_ascii_digit()).is_some_and(|b| (b'2'..=b'6').contains(b));
         (13..=19).contains(&digits) && (issuer || digits == 15) && luhn(run)
@@ -156,6 +156,7 @@ fn has_card(text: &[u8]) -> bool {
 fn has_random(text: &[u8]) -> bool {
     text.split(|b| !b.is_ascii_hexdigit() && *b != b'-').any(is_hex)
         || text.split(|b| !b.is_ascii_alphanumeric() && !b"-_+=".contains(b)).any(is_mixed)
+        || text.split(|b| !b.is_ascii_alphanumeric()).any(is_shuffled)
 }
 
 fn is_hex(run: &[u8]) -> bool {
@@ -167,7 +168,13 @@ fn is_hex(run: &[u8]) -> bool {
 fn is_mixed(word: &[u8]) -> bool {
     let (upper, lower) = kinds(word, u8::is_ascii_uppercase, u8::is_ascii_lowercase);
     let digits = word.iter().filter(|b| b.is_ascii_digit()).count();
-    word.len() >= TOKEN_BYTES_MIN && digits >= 3 && upper >= 3 && lower >= 3
+    word.len() >= TOKEN_BYTES_MIN && digits >= 2 && upper >= 3 && lower >= 3
+}
+
+/// Letters of one case and digits that change places often: base 32 and 36, ULIDs.
+fn is_shuffled(word: &[u8]) -> bool {
+    let changes = word.windows(2).filter(|w| w[0].is_ascii_digit() != w[1].is_ascii_digit()).count();
+    word.len() >= TOKEN_BYTES_MIN && changes >= 6
 }
 
 fn kinds(text: &[u8], one: impl Fn(&u8) -> bool, other: impl Fn(&u8) -> bool) -> (usize, usize) {
@@ -228,6 +235,9 @@ mod tests {
             "4111-1111-1111-1111",
             "id-378282246310005",
             "550e8400-e29b-41d4-a716-446655440000",
+            "4111+1111+1111+1111",
+            "01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "k3jx9q2m7vw1z8ty4bnc5gh",
             "[%27d2baa4e8de3942f4a93b5af94f532c92%27]",
             "Zm9vYmFyMTIz4UJDREVGeHl6OTk",
         ];

@@ -95,7 +95,7 @@ pub enum BadRules {
     },
     /// Loosens what must not be.
     #[error(
-        "[headers] {rule}: {name:?} carries credentials or a client's address; its value is never kept. Give credentials for \
+        "[headers] {rule}: {name:?} carries credentials or a client's address; neither its value nor a hash is ever kept. Give credentials for \
          sending in the policy ([rewrite])"
     )]
     Never {
@@ -130,10 +130,14 @@ impl Rules {
     /// # Errors
     /// [`BadRules`], which names the rule.
     pub fn parse(text: &str) -> Result<Self, BadRules> {
-        let file: RulesFile = toml::from_str(text).map_err(|e| BadRules::File(e.to_string()))?;
+        let file: RulesFile = toml::from_str(text).map_err(|e| {
+            // Not the line itself: it may be a key that was taken for a rule file.
+            let line = e.span().map_or(0, |s| text[..s.start.min(text.len())].lines().count().max(1));
+            BadRules::File(format!("line {line}: {}", e.message()))
+        })?;
         let HeadersFile { keep, drop, hash, set } = file.headers;
         let mut headers = Table::new("headers");
-        for (rule, names) in [("keep", &keep), ("set", &set.keys().cloned().collect())] {
+        for (rule, names) in [("keep", &keep), ("hash", &hash), ("set", &set.keys().cloned().collect())] {
             if let Some(name) = names.iter().find(|n| is_never_kept(n.as_bytes())) {
                 return Err(BadRules::Never { rule, name: name.clone() });
             }
@@ -236,6 +240,8 @@ mod tests {
             ("[path]\nhash = ['^/u/([^/]+)']\nkeep = ['^/assets/']", Ok(2)),
             ("[header]\nkeep = []", Err("unknown field `header`")),
             ("[headers]\nkeep = ['Cookie']", Err("\"Cookie\" carries credentials")),
+            ("[headers]\nhash = ['X-Forwarded-For']", Err("a client's address")),
+            ("0123456789abcdef not toml", Err("line 1: ")),
             ("[headers]\nset = { X-Real-IP = '1' }", Err("a client's address")),
             ("[headers]\nkeep = ['a']\nhash = ['A']", Err("\"A\" has two rules")),
             ("[headers.set]\na = \"x\\r\\ny\"", Err("no request may carry")),

@@ -12,13 +12,18 @@ use self::cipher::{RecordKey, Suite, next_secret, tls12_keys};
 use self::hello::Hello;
 use self::keylog::{KeyLog, Secrets};
 use super::flow::Piece;
-use crate::limits::{TLS_HANDSHAKE_BYTES_MAX, TLS_RECORD_BYTES_MAX, TLS_RECORDS_TRIED_MAX};
+use crate::limits::{
+    TLS_EARLY_BYTES_MAX, TLS_FAILED_MAX, TLS_HANDSHAKE_BYTES_MAX, TLS_RECORD_BYTES_MAX, TLS_RECORDS_TRIED_MAX,
+};
 use crate::units::WallTime;
 
 /// Types of records (RFC 8446, section 5.1).
 const CHANGE_CIPHER: u8 = 20;
 const HANDSHAKE: u8 = 22;
 const APPLICATION: u8 = 23;
+
+/// Message of a handshake: the client's early data have ended (RFC 8446, section 4.5).
+const END_OF_EARLY_DATA: u8 = 5;
 
 /// What comes of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +61,8 @@ struct Side {
     secrets: [Option<Vec<u8>>; 3],
     /// TLS 1.2: what comes is sealed.
     sealed: bool,
+    /// Records in a row that no key fitted.
+    failed: u32,
 }
 
 /// A connection of TLS.
@@ -67,6 +74,8 @@ pub struct Tls {
     tls13: bool,
     opened: bool,
     closed: bool,
+    /// Early data that the server may not have taken.
+    early: Vec<(WallTime, Vec<u8>)>,
 }
 
 impl Tls {
@@ -81,10 +90,19 @@ impl Tls {
         }
     }
 
+    /// When the oldest record began that is not whole yet.
+    #[must_use]
+    pub fn oldest(&self) -> Option<WallTime> {
+        self.sides.iter().filter(|s| !s.record.is_empty()).map(|s| s.began).min()
+    }
+
     /// Bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.sides.iter().map(|s| s.record.len() + s.handshake.len()).sum()
+        {
+            let sides: usize = self.sides.iter().map(|s| s.record.len() + s.handshake.len()).sum();
+            sides + self.early.iter().map(|(_, b)| b.len()).sum::<usize>()
+        }
     }
 
     fn side(&mut self, is_client: bool) -> &mut Side {
@@ -95,6 +113,13 @@ impl Tls {
         let tls13 = self.tls13;
         let side = self.side(is_client);
         if side.searching {
+            return;
+        }
+        // A record that is lost already.
+        let within = (side.skip as u64).min(len);
+        side.skip -= within as usize;
+        let len = len - within;
+        if len == 0 {
             return;
         }
         let (whole, seen) = (record_len(&side.record), side.record.len());
@@ -163,6 +188,7 @@ impl Tls {
         let record = std::mem::take(&mut side.record);
         let Some((header, body)) = record.split_first_chunk::<5>() else { return };
         let (kind, began, sealed) = (header[0], side.began, side.sealed);
+        let has_key = side.key.is_some();
         if self.tls13 || is_client && self.suite.is_none() && kind == APPLICATION {
             if kind == APPLICATION {
                 self.open13(is_client, header, body, began, keys, out);
@@ -171,7 +197,10 @@ impl Tls {
             return self.reuse(is_client, record);
         }
         match kind {
-            CHANGE_CIPHER => self.side(is_client).sealed = true,
+            // Before the suite is known it says nothing: that of a server that asks for another hello (1.3).
+            CHANGE_CIPHER if self.suite.is_some() => self.side(is_client).sealed = true,
+            // The change of cipher lay in a hole.
+            APPLICATION if has_key => self.open12(is_client, header, body, began, out),
             HANDSHAKE if !sealed => self.handshake(is_client, body, keys, out),
             _ if sealed => self.open12(is_client, header, body, began, out),
             _ => {}
@@ -191,8 +220,10 @@ impl Tls {
             return self.close(out);
         }
         side.handshake.extend_from_slice(body);
-        while let Some((len, hello)) = hello::first(&self.side(is_client).handshake) {
-            self.side(is_client).handshake.drain(..len);
+        let messages = std::mem::take(&mut side.handshake);
+        let mut rest = &messages[..];
+        while let Some((len, hello)) = hello::first(rest) {
+            rest = &rest[len..];
             let goes_on = match hello {
                 Some(Hello::Client { random }) if is_client => {
                     self.client_random = Some(random);
@@ -207,6 +238,7 @@ impl Tls {
                 return self.close(out);
             }
         }
+        self.side(is_client).handshake = rest.to_vec();
     }
 
     /// Both hellos were seen: the keys, if they are known.
@@ -275,17 +307,51 @@ impl Tls {
     ) {
         let Some((plain, kind)) = found else {
             // Early data that nobody has a key for is passed over: the connection goes on without it.
-            if self.suite.is_some() && self.opened {
-                out(Out::Lost);
-                out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
+            let side = &mut self.sides[usize::from(!is_client)];
+            let Some(key) = side.key.as_mut().filter(|_| self.suite.is_some() && self.opened) else { return };
+            key.seq = key.seq.saturating_add(1);
+            side.failed += 1;
+            if side.failed > TLS_FAILED_MAX {
+                return self.close(out);
             }
-            return;
+            out(Out::Lost);
+            return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
         };
+        self.side(is_client).failed = 0;
         if !std::mem::replace(&mut self.opened, true) {
             out(Out::Opened);
         }
+        if self.is_early(is_client) {
+            return self.early(kind, plain, at, out);
+        }
+        if is_client && !self.early.is_empty() {
+            // It went on without saying that its early data had ended: the server had not taken them, and gets them again.
+            self.early.clear();
+            out(Out::Lost);
+        }
         if kind == APPLICATION && !plain.is_empty() {
             out(Out::Plain(is_client, Piece::Data { at, bytes: &plain }));
+        }
+    }
+
+    /// Whether what was opened just now is early data (RFC 8446, section 2.3).
+    fn is_early(&self, is_client: bool) -> bool {
+        let side = &self.sides[0];
+        is_client && (self.tls13 || self.suite.is_none()) && side.key.is_some() && side.stage == 0
+    }
+
+    /// Early data wait until the client says that they have ended, which it does only where the server took them.
+    fn early(&mut self, kind: u8, plain: Vec<u8>, at: WallTime, out: &mut dyn FnMut(Out<'_>)) {
+        let held: usize = self.early.iter().map(|(_, b)| b.len()).sum();
+        match kind {
+            APPLICATION if held + plain.len() <= TLS_EARLY_BYTES_MAX => self.early.push((at, plain)),
+            APPLICATION => out(Out::Lost),
+            HANDSHAKE if plain.first() == Some(&END_OF_EARLY_DATA) => {
+                for (at, bytes) in std::mem::take(&mut self.early) {
+                    out(Out::Plain(true, Piece::Data { at, bytes: &bytes }));
+                }
+            }
+            _ => {}
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::edge::intake::follow::{Came, Followed};
 use crate::edge::intake::open::{Input, Kind, open};
 use crate::edge::intake::position_file::PositionFile;
 use crate::edge::intake::rotation::Rotation;
-use crate::limits::{FOLLOW_BAD_LINES_SHOWN, FOLLOW_LOOK};
+use crate::limits::{FOLLOW_BAD_LINES_SHOWN, FOLLOW_LINES_AT_ONCE, FOLLOW_LOOK};
 use crate::trace::{Item, Source, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
 
@@ -174,10 +174,16 @@ impl Following {
     fn poll(&mut self, index: usize, now: crate::units::RunTime) -> anyhow::Result<bool> {
         let Some((log, source)) = self.logs.get_mut(index) else { return Ok(false) };
         let (source, path) = (*source, log.path().to_owned());
-        let (recorder, bad) = (&mut self.recorder, &mut self.bad);
+        let (recorder, sink, bad) = (&mut self.recorder, &mut self.sink, &mut self.bad);
+        let mut lines = 0u64;
         log.poll(now, |came| match came {
             Came::Cut => tell_cut(&path, recorder),
             Came::Line(line) => {
+                lines += 1;
+                if lines.is_multiple_of(FOLLOW_LINES_AT_ONCE) {
+                    sink.take(recorder.take_events());
+                    sink.drain(Until::Full)?;
+                }
                 if let Err(error) = recorder.line(source, line)
                     && error != LineError::Other
                 {

@@ -102,8 +102,14 @@ impl<'o> Teller<'o> {
     /// All that was counted.
     pub(super) fn end(&mut self, sink: &Sink) -> anyhow::Result<()> {
         self.progress.done();
+        // Also what was counted behind the last trace, or where there was none.
+        let mut all = sink.all.clone();
+        all.merge(&sink.ledger);
         if !self.json {
-            ledger_rows(&mut self.out, &sink.all, sink.sources())?;
+            ledger_rows(&mut self.out, &all, sink.sources())?;
+        } else if sink.requests() == 0 {
+            let ledger = crate::trace::summary::ledger_json(&all);
+            writeln!(self.out, "{}", serde_json::json!({ "trace": null, "requests": 0, "ledger": ledger }))?;
         }
         Ok(())
     }

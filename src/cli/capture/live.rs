@@ -17,9 +17,9 @@ use crate::capture::vantage::Vantage;
 use crate::edge::clock::{Clock, wall};
 use crate::edge::host::privileges;
 use crate::edge::intake::live::{Live, Wanted};
-use crate::limits::{LIVE_FRAMES_PER_LOOK, LIVE_LATE, LIVE_LOOK, LIVE_PLACE_WAIT_MAX};
+use crate::limits::{LIVE_DRAIN_MAX, LIVE_FRAMES_PER_LOOK, LIVE_LATE, LIVE_LOOK, LIVE_PLACE_WAIT_MAX};
 use crate::trace::{Source, TraceMeta};
-use crate::units::{RunTime, WallTime};
+use crate::units::WallTime;
 
 /// Time between two readings of the drops, and between two writings of what is certain.
 const SECOND: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ impl Capturing {
         let start = self.clock.now();
         let (mut looked, mut placed) = (start, start);
         while !stop.load(Ordering::Relaxed) {
-            let came = self.live.next(&mut self.frames)?;
+            let came = self.live.next(&mut self.frames)?.is_some();
             self.seen += u64::from(came);
             if came && !self.seen.is_multiple_of(LIVE_FRAMES_PER_LOOK) {
                 continue;
@@ -138,9 +138,18 @@ impl Capturing {
 
     /// Takes what still lies in the ring, and ends.
     fn finish(mut self, teller: &mut Teller<'_>) -> anyhow::Result<()> {
-        // Bounded: what came until now, not what keeps coming. The kernel hands over the last of it within that time.
-        let end: RunTime = self.clock.now().plus(LIVE_LOOK);
-        while self.clock.now() < end && self.live.next(&mut self.frames).is_ok() {}
+        // What came until now, not what keeps coming: until a later frame, or until none has come for as long as the kernel may
+        // keep one. What a slow reader leaves in the ring behind that time is lost, and bounded by it.
+        let (stopped, end) = (wall(), self.clock.now().plus(LIVE_DRAIN_MAX));
+        let mut silent = self.clock.now();
+        while self.clock.now() < end && self.clock.now() < silent.plus(LIVE_LOOK) {
+            match self.live.next(&mut self.frames) {
+                Ok(Some(at)) if at > stopped => break,
+                Ok(Some(_)) => silent = self.clock.now(),
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
         let drops = self.live.count_drops(self.frames.ledger_mut());
         let (events, mut ledger) = self.frames.finish();
         self.sink.take_seen(0, events, true, &mut self.vantage);

@@ -152,6 +152,10 @@ impl CaptureArgs {
 
     #[cfg(feature = "live")]
     fn capture_live(&self, interface: &str, out: &mut impl Write) -> anyhow::Result<u8> {
+        ensure!(
+            self.options.keylog.is_none(),
+            "--keylog is read before the capture begins, and has no secrets of what comes then: record with tcpdump, and capture that file"
+        );
         let redactor = self.options.redaction.redactor()?;
         let (filter, buffer_mib) = (self.filter.clone(), self.buffer_mib);
         let wanted =
@@ -346,15 +350,7 @@ fn summary(out: &mut impl Write, finished: &Finished) -> anyhow::Result<()> {
     let (share, hidden) = ledger.completeness(written.requests);
     let more = if hidden { "; more may hide in what could not be read" } else { "" };
     writeln!(out, "complete: {:.2} % of the requests that were seen{more}", share * 100.0)?;
-    ledger_rows(out, ledger, sources)?;
-    if ledger.get(Item::ConnectionsTls).is_some_and(|n| n > 0) {
-        writeln!(
-            out,
-            "  what is encrypted can be read with the secrets of its clients or servers (--keylog); else capture behind what ends \
-             TLS, or use its access log"
-        )?;
-    }
-    Ok(())
+    ledger_rows(out, ledger, sources)
 }
 
 fn ledger_rows(out: &mut dyn Write, ledger: &Ledger, sources: &[Source]) -> anyhow::Result<()> {
@@ -364,6 +360,13 @@ fn ledger_rows(out: &mut dyn Write, ledger: &Ledger, sources: &[Source]) -> anyh
                 ledger.first(item).map_or_else(String::new, |p| format!(" (first: {})", place(sources, p)));
             writeln!(out, "  {n:>10}  {}{first}", item.words())?;
         }
+    }
+    if ledger.get(Item::ConnectionsTls).is_some_and(|n| n > 0) {
+        writeln!(
+            out,
+            "  what is encrypted can be read with the secrets of its clients or servers (--keylog); else capture behind what ends \
+             TLS, or use its access log"
+        )?;
     }
     Ok(())
 }

@@ -172,8 +172,10 @@ impl Sink {
             self.requests += u64::from(matches!(event.kind, EventKind::Request(_)));
             let at = event.at;
             let placed = self.order.place(event);
-            let trace = self.begin(at)?;
-            placed.into_iter().flatten().try_for_each(|event| trace.push(event))?;
+            if placed.iter().any(Option::is_some) {
+                let trace = self.begin(at)?;
+                placed.into_iter().flatten().try_for_each(|event| trace.push(event))?;
+            }
         }
         Ok(())
     }

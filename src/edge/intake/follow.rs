@@ -13,8 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::open::{Kind, open};
-use crate::limits::{FOLLOW_OLD_FILES_MAX, FOLLOW_TAIL_BYTES, LOG_LINE_BYTES_MAX};
+use super::open::open;
+use crate::limits::{FOLLOW_TAIL_BYTES, LOG_LINE_BYTES_MAX};
 use crate::units::RunTime;
 
 /// Time that a renamed log is still looked at: servers go on writing to it until they are told to open the new one.
@@ -60,8 +60,6 @@ pub struct Followed {
     part: Vec<u8>,
     /// Its beginning was longer than a line may be: it is passed over to its end.
     skipping: bool,
-    /// Files to be read before the log itself, oldest first.
-    older: Vec<PathBuf>,
     /// Since when another file has the log's name.
     renamed: Option<RunTime>,
     buffer: Vec<u8>,
@@ -105,7 +103,6 @@ impl Followed {
             tail: Vec::new(),
             part: Vec::new(),
             skipping: false,
-            older: Vec::new(),
             renamed: None,
             buffer: vec![0; READ_BYTES],
         };
@@ -115,16 +112,12 @@ impl Followed {
             return Ok((this, false));
         };
         let names = Self::names(path).with_context(cannot)?;
-        let found = names.iter().position(|name| this.resume(name, left).unwrap_or(false));
-        let Some(found) = found else {
+        if !names.iter().any(|name| this.resume(name, left).unwrap_or(false)) {
             this.open_path().with_context(cannot)?;
             return Ok((this, true));
-        };
-        // Behind the one that was left, those that came after it; the log itself comes last, by its name.
-        this.older = names.into_iter().skip(found + 1).filter(|n| n != path).collect();
-        let too_many = this.older.len() > FOLLOW_OLD_FILES_MAX;
-        this.older.truncate(FOLLOW_OLD_FILES_MAX);
-        Ok((this, too_many))
+        }
+        // Those that came after it are found when it has been read to its end.
+        Ok((this, false))
     }
 
     /// The log's path.
@@ -151,7 +144,12 @@ impl Followed {
             }
         }
         found.sort_unstable();
-        Ok(found.into_iter().map(|(_, path)| path).collect())
+        let names: Vec<PathBuf> = found.into_iter().map(|(_, path)| path).collect();
+        // While one is being packed both are there.
+        let is_packed = |p: &PathBuf| {
+            p.extension().is_some_and(|e| e == "gz" || e == "zst") && names.contains(&p.with_extension(""))
+        };
+        Ok(names.iter().filter(|p| !is_packed(p)).cloned().collect())
     }
 
     /// Whether the file at `name` is the one that was left; then it is open at that place.
@@ -289,72 +287,76 @@ impl Followed {
         Ok(())
     }
 
-    /// At the end of the open file: the next one, if there is one. True where it has to be read.
+    /// At the end of the open file: the one that came after it, if there is one. True where it has to be read.
     fn next_file(
         &mut self,
         now: RunTime,
         each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<bool> {
-        if !self.older.is_empty() {
-            self.last_line(each)?;
-            let next = self.older.remove(0);
-            self.whole(&next, each)?;
-            if self.older.is_empty() {
-                self.open_path()?;
-            }
-            return Ok(true);
-        }
         let Some(file) = &self.file else { return Ok(false) };
-        let is_same = std::fs::metadata(&self.path).is_ok_and(|m| id(&m) == id_of(file));
-        if is_same {
+        let is_ours = |name: &Path| std::fs::metadata(name).is_ok_and(|m| id(&m) == self.id);
+        if is_ours(&self.path) {
             self.renamed = None;
             return Ok(false);
         }
+        // It has another name now. Its server may still write to it.
+        let silent = file.metadata()?.modified()?.elapsed().is_ok_and(|age| age > OLD_LOOKED_AT);
         let since = *self.renamed.get_or_insert(now);
-        if now < since.plus(OLD_LOOKED_AT) {
+        if !silent && now < since.plus(OLD_LOOKED_AT) {
             return Ok(false);
         }
+        let names = Self::names(&self.path)?;
+        let next = match names.iter().position(|name| is_ours(name)) {
+            Some(place) => names.get(place + 1).cloned(),
+            // Packed or removed: whether others came in between cannot be known.
+            None if self.path.exists() => {
+                each(Came::Cut)?;
+                Some(self.path.clone())
+            }
+            None => None,
+        };
+        // Until there is one, this one stays: its place is where a restart goes on.
+        let Some(next) = next else { return Ok(false) };
         self.last_line(each)?;
-        self.open_path()?;
-        Ok(self.file.is_some())
+        if next == self.path {
+            self.open_path()?;
+        } else {
+            self.open_older(&next, each)?;
+        }
+        Ok(true)
     }
 
     /// What stands at the end of a file that will not grow is a line, with or without its end.
     fn last_line(&mut self, each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        let part = std::mem::take(&mut self.part);
-        if part.is_empty() || std::mem::take(&mut self.skipping) { Ok(()) } else { each(Came::Line(&part)) }
+        let (part, skipped) = (std::mem::take(&mut self.part), std::mem::take(&mut self.skipping));
+        if part.is_empty() || skipped { Ok(()) } else { each(Came::Line(&part)) }
     }
 
-    /// An older log from its beginning to its end, compressed or not. It is open by then, so that its position can be told.
-    fn whole(
+    /// Opens an older log at its beginning. One that is packed is read to its end at once: there is no place within it.
+    fn open_older(
         &mut self,
         name: &Path,
         each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let input = open(name)?;
-        if input.kind == Kind::Empty {
-            return Ok(());
-        }
         let file = File::open(name)?;
         let meta = file.metadata()?;
-        (self.id, self.offset) = (id(&meta), 0);
-        let (mut bytes, mut buffer) = (input.bytes, vec![0; READ_BYTES]);
-        loop {
-            let n = bytes.read(&mut buffer).with_context(|| format!("cannot read {}", name.display()))?;
-            if n == 0 {
-                break;
+        (self.id, self.offset, self.renamed) = (id(&meta), 0, None);
+        (self.tail, self.part) = (Vec::new(), Vec::new());
+        if name.extension().is_some_and(|e| e == "gz" || e == "zst") {
+            let (mut bytes, mut buffer) = (open(name)?.bytes, vec![0; READ_BYTES]);
+            loop {
+                let n = bytes.read(&mut buffer).with_context(|| format!("cannot read {}", name.display()))?;
+                if n == 0 {
+                    break;
+                }
+                self.lines(&buffer[..n], each)?;
             }
-            self.lines(&buffer[..n], each)?;
+            self.last_line(each)?;
+            (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
         }
-        self.last_line(each)?;
-        (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
         self.file = Some(file);
         Ok(())
     }
-}
-
-fn id_of(file: &File) -> (u64, u64) {
-    file.metadata().map_or((0, 0), |m| id(&m))
 }
 
 #[cfg(test)]

@@ -192,3 +192,28 @@ fn rotated_logs_are_told_by_their_names() {
         assert!(!is_rotated(end), "{end}");
     }
 }
+
+#[test]
+fn two_rotations_between_two_looks_lose_nothing() {
+    let mut rig = Rig::new();
+    rig.append("log", "a\n");
+    let (mut log, _) = rig.open(None);
+    assert_eq!(rig.poll(&mut log, 1), ["a"]);
+    rig.append("log", "b\n");
+    rig.rename("log", "log.2");
+    rig.append("log.1", "c\n");
+    for (name, age_s) in [("log.2", 20), ("log.1", 10)] {
+        let file = File::options().write(true).open(rig.path(name)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age_s)).unwrap();
+    }
+    // No log is there for a moment: the place in the old one is kept.
+    assert_eq!(rig.poll(&mut log, 1), ["b", "c"]);
+    assert!(log.position().is_some());
+    rig.append("log", "d\n");
+    assert_eq!(rig.poll(&mut log, 6), ["d"]);
+    // Packed in place: what was read is gone, and that nothing came in between cannot be known.
+    fs::remove_file(rig.path("log")).unwrap();
+    rig.append("log", "e\n");
+    let came = [rig.poll(&mut log, 1), rig.poll(&mut log, 6)].concat();
+    assert_eq!(came, ["CUT", "e"]);
+}

@@ -64,11 +64,11 @@ impl Live {
         Ok(Self { capture, link, name: name.clone(), dropped: (0, 0) })
     }
 
-    /// Hands one frame to the recorder; false when none came for a while.
+    /// Hands one frame to the recorder, and says when it was captured; nothing when none came for a while.
     ///
     /// # Errors
     /// When the interface went away.
-    pub fn next(&mut self, recorder: &mut Recorder) -> anyhow::Result<bool> {
+    pub fn next(&mut self, recorder: &mut Recorder) -> anyhow::Result<Option<WallTime>> {
         match self.capture.next_packet() {
             Ok(packet) => {
                 // Microseconds, which libpcap gives unless it is asked for more.
@@ -79,11 +79,11 @@ impl Live {
                     .saturating_mul(NANOS_PER_SEC)
                     .saturating_add(part);
                 recorder.frame(self.link, WallTime(at), packet.data, h.len as usize);
-                Ok(true)
+                Ok(Some(WallTime(at)))
             }
             Err(Error::TimeoutExpired) => {
                 self.wait()?;
-                Ok(false)
+                Ok(None)
             }
             Err(e) => Err(anyhow::anyhow!("{}: {e}", self.name)),
         }

@@ -48,11 +48,19 @@ impl PositionFile {
     /// # Errors
     /// When the file cannot be read or is not one of ours.
     pub fn load(&self) -> anyhow::Result<Vec<Position>> {
-        if let Some(next) = self.read(&self.next)? {
-            if next.trace.exists() {
+        // One that cannot be read was not prepared to its end, so that its trace has no name either.
+        match self.read(&self.next) {
+            Ok(Some(next))
+                if next
+                    .trace
+                    .try_exists()
+                    .with_context(|| format!("cannot find {}", next.trace.display()))? =>
+            {
                 self.adopt()?;
-            } else {
-                // The trace did not come about: its lines are to be read again.
+            }
+            Ok(None) => {}
+            // The trace did not come about: its lines are to be read again.
+            Ok(Some(_)) | Err(_) => {
                 fs::remove_file(&self.next)
                     .with_context(|| format!("cannot remove {}", self.next.display()))?;
             }
@@ -86,7 +94,8 @@ impl PositionFile {
         let cannot = || format!("cannot write {}", self.next.display());
         let saved =
             Saved { version: VERSION, trace: std::path::absolute(trace).with_context(cannot)?, positions };
-        let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.next);
+        drop(fs::remove_file(&self.next));
+        let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.next);
         let mut file: File = options.with_context(cannot)?;
         file.write_all(serde_json::to_string_pretty(&saved)?.as_bytes()).with_context(cannot)?;
         file.sync_all().with_context(cannot)
@@ -123,6 +132,10 @@ mod tests {
             assert_eq!((file.load().unwrap().len(), file.load().unwrap().len()), (left, left));
             assert!(!dir.path().join("t.position.next").exists());
         }
+        // Torn by a crash: not prepared, and what held before holds.
+        fs::write(dir.path().join("t.position.next"), "{\"version\"").unwrap();
+        assert_eq!(file.load().unwrap().len(), 1);
+        assert!(!dir.path().join("t.position.next").exists());
         fs::write(dir.path().join("t.position"), "{}").unwrap();
         assert!(format!("{:#}", file.load().unwrap_err()).contains("remove it to follow"));
     }

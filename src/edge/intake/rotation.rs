@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::trace_file;
 use crate::units::WallTime;
 
 /// When a trace ends and how many are kept.
@@ -55,7 +56,9 @@ impl Rotation {
             let again = if n == 0 { String::new() } else { format!("-{n}") };
             self.folder.join(format!("{}{stamp}{again}{END}", self.stem))
         };
-        let free = (0..10_000).map(numbered).find(|p| !p.exists());
+        // The one that is being written first: it may get its name meanwhile.
+        let is_free = |p: &PathBuf| !trace_file::partial(p).exists() && !p.exists();
+        let free = (0..10_000).map(numbered).find(is_free);
         free.unwrap_or_else(|| numbered(10_000))
     }
 
@@ -137,6 +140,12 @@ mod tests {
         assert!(!rotation.is_full(999) && rotation.is_full(1_000));
         std::fs::write(&first, "").unwrap();
         assert_eq!(name(&rotation.name(AT)), "shop-20261126T031020Z-1.trace");
+        // Nor that of one that is being written.
+        std::fs::write(trace_file::partial(&folder.path().join("shop-20261126T031020Z-1.trace")), "")
+            .unwrap();
+        assert_eq!(name(&rotation.name(AT)), "shop-20261126T031020Z-2.trace");
+        std::fs::remove_file(trace_file::partial(&folder.path().join("shop-20261126T031020Z-1.trace")))
+            .unwrap();
         let others = [
             "shop-20261126T031020Z-1.trace",
             "shop-20261125T000000Z.trace",

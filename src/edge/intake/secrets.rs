@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -47,7 +47,7 @@ pub fn redact_key(file: &Path) -> anyhow::Result<Vec<u8>> {
         "the key {show} has {} bytes; at most {SECRET_BYTES_MAX} are read",
         meta.len()
     );
-    let key = fs::read(file).with_context(cannot)?.trim_ascii().to_vec();
+    let key = read_most(file, SECRET_BYTES_MAX).with_context(cannot)?.trim_ascii().to_vec();
     let n = key.len();
     ensure!(
         n >= REDACT_KEY_BYTES_MIN,
@@ -73,7 +73,15 @@ pub fn key_log(file: &Path) -> anyhow::Result<Vec<u8>> {
         size <= KEYLOG_BYTES_MAX,
         "the key log {show} has {size} bytes; at most {KEYLOG_BYTES_MAX} are read"
     );
-    fs::read(file).with_context(|| format!("cannot read the key log {show}"))
+    read_most(file, KEYLOG_BYTES_MAX).with_context(|| format!("cannot read the key log {show}"))
+}
+
+/// All of a file, which may be a pipe or a device; not more than `most` bytes of it.
+fn read_most(file: &Path, most: u64) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(most + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= most, "it has more than {most} bytes");
+    Ok(bytes)
 }
 
 /// A key that nobody knows.

@@ -63,6 +63,14 @@ pub struct NewTrace {
     path: PathBuf,
 }
 
+/// What a trace is called while it is written.
+#[must_use]
+pub fn partial(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    PathBuf::from(partial)
+}
+
 /// Finds out whether a trace could be created at `path`.
 ///
 /// # Errors
@@ -71,10 +79,10 @@ pub fn try_place(path: &Path) -> anyhow::Result<()> {
     let mut probe = path.as_os_str().to_owned();
     probe.push(".probe");
     let show = path.display();
+    drop(std::fs::remove_file(&probe));
     OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&probe)
         .with_context(|| format!("cannot create {show}"))?;
@@ -86,10 +94,10 @@ pub fn try_place(path: &Path) -> anyhow::Result<()> {
 /// # Errors
 /// When it cannot be created.
 pub fn create(path: &Path, meta: &TraceMeta) -> anyhow::Result<NewTrace> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+    let partial = partial(path);
+    // Anew, so that neither the rights of an old one nor a link decide who reads it.
+    drop(std::fs::remove_file(&partial));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial);
     let file = file.with_context(|| format!("cannot create {}", partial.display()))?;
     let mut writer = TraceWriter::new(BufWriter::with_capacity(1 << 18, file), meta)?;
     let (batches, waiting) = sync_channel::<Vec<TraceEvent>>(BATCHES_WAITING);
