@@ -57,7 +57,8 @@ impl Rig {
         fs::write(dir.path().join("www/big"), vec![b'x'; 100_000]).unwrap();
         fs::write(dir.path().join("www/small"), "ok").unwrap();
         let ports: Vec<u16> = SUITES.iter().map(|_| free_port()).collect();
-        let server = |(n, (port, (version, old, new, _))): (usize, (&u16, &(&str, &str, &str, bool)))| {
+        let server = |n: usize| {
+            let (port, (version, old, new, _)) = (ports[n], SUITES[n]);
             let curve = if n + 1 == SUITES.len() { "ssl_ecdh_curve secp384r1;" } else { "" };
             let new =
                 if new.is_empty() { String::new() } else { format!("ssl_conf_command Ciphersuites {new};") };
@@ -66,7 +67,7 @@ impl Rig {
                  ssl_protocols {version}; ssl_ciphers {old}; {new} {curve} access_log {d}/tls.log tls; }}\n"
             )
         };
-        let servers: String = ports.iter().zip(&SUITES).enumerate().map(server).collect();
+        let servers: String = (0..SUITES.len()).map(server).collect();
         let nginx = Nginx::start_with(dir.path(), |port| {
             format!(
                 "log_format tls '$http_host $request_uri $status $ssl_protocol $ssl_cipher';\n{servers}\

@@ -109,6 +109,9 @@ const SINGLE: [&str; 16] = [
 /// What stands before the hash of a redacted part of a target.
 pub const MARK: &[u8] = b"REDACTED-";
 
+/// How many URLs and queries may lie in one another.
+const NESTED_MAX: u32 = 4;
+
 /// How much of a request is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Detail {
@@ -231,24 +234,29 @@ impl Redactor {
         let (path, query) = target.split_at(cut);
         let (mut out, mut redacted) = self.path(path);
         if let Some(query) = query.strip_prefix(b"?") {
-            // `;` parts pairs too, in old forms and in URLs made by hand.
-            let (clean, hit) = map_parts(query, b"&;#", |pair| self.pair(pair));
-            redacted |= hit;
             out.push(b'?');
-            out.extend(clean);
+            // `;` parts pairs too, in old forms and in URLs made by hand.
+            match map_parts(query, b"&;#", |pair| self.pair(pair, NESTED_MAX)) {
+                Some((clean, hit)) => {
+                    redacted |= hit;
+                    out.extend(clean);
+                }
+                None => out.extend_from_slice(query),
+            }
         }
         (out, redacted)
     }
 
     fn path(&self, path: &[u8]) -> (Vec<u8>, bool) {
         let rules = &self.0.rules;
-        let segment = |s: &[u8]| self.segment(s);
         if rules.keep_paths.iter().any(|r| r.is_match(path)) && self.0.detail == Detail::Values {
             return (path.to_vec(), false);
         }
         let (path, named) = self.named_parts(path);
-        let (out, redacted) = map_parts(&path, b"/", segment);
-        (out, named || redacted)
+        match map_parts(&path, b"/", |segment| self.segment(segment)) {
+            Some((out, redacted)) => (out, named || redacted),
+            None => (path, named),
+        }
     }
 
     /// Hashes what the groups of the rules' expressions hold; all of a match where there is no group.
@@ -279,59 +287,63 @@ impl Redactor {
     }
 
     /// A path segment with its matrix parameters (`/cart;v=1;jsessionid=1A2B`).
-    fn segment(&self, segment: &[u8]) -> (Vec<u8>, bool) {
+    fn segment(&self, segment: &[u8]) -> Changed {
         map_parts(segment, b";#", |part| self.part(part))
     }
 
-    fn part(&self, part: &[u8]) -> (Vec<u8>, bool) {
+    fn part(&self, part: &[u8]) -> Changed {
         // Words are the template; what has a digit, or is no word, is a value of it.
         let word = |p: &[u8]| p.len() <= 24 && !p.iter().any(u8::is_ascii_digit) && !p.contains(&b'%');
+        let marked = || Some((self.mark(part), true));
         if let Some(eq) = part.iter().position(|b| *b == b'=') {
             let named = self.0.detail == Detail::Values || word(&part[..eq]);
-            return if named { self.pair(part) } else { (self.mark(part), true) };
+            return if named { self.pair(part, NESTED_MAX) } else { marked() };
         }
         let value = self.0.detail == Detail::ShapeOnly && !word(part);
-        if value || looks_secret(part) || self.has_secret_inside(part) {
-            (self.mark(part), true)
-        } else {
-            (part.to_vec(), false)
-        }
+        if value || looks_secret(part) || self.has_secret_inside(part, NESTED_MAX) { marked() } else { None }
     }
 
-    fn pair(&self, pair: &[u8]) -> (Vec<u8>, bool) {
-        let kept = || (pair.to_vec(), false);
+    /// A name and its value. `nested` is how many more may lie in one another.
+    fn pair(&self, pair: &[u8], nested: u32) -> Changed {
+        let marked = || Some((self.mark(pair), true));
         let Some(eq) = pair.iter().position(|b| *b == b'=') else {
-            let secret = looks_secret(pair) || self.has_secret_inside(pair);
+            let secret = looks_secret(pair) || self.has_secret_inside(pair, nested);
             let secret = secret || (self.0.detail == Detail::ShapeOnly && !pair.is_empty());
-            return if secret { (self.mark(pair), true) } else { kept() };
+            return if secret { marked() } else { None };
         };
         let (name, value) = (&pair[..eq], &pair[eq + 1..]);
         // A token may end in equals signs, and what stands for a name may be a value itself.
         if looks_secret(name) || (value.iter().all(|b| *b == b'=') && looks_secret(pair)) {
-            return (self.mark(pair), true);
+            return marked();
         }
         if value.is_empty() {
-            return kept();
+            return None;
         }
-        let hashed = || ([name, b"=", &self.mark(value)].concat(), true);
+        let hashed = || Some(([name, b"=", &self.mark(value)].concat(), true));
         match self.0.rules.query(&percent_decode(name)) {
-            Some(Fate::Set(value)) => ([name, b"=", value].concat(), false),
+            Some(Fate::Set(value)) => Some(([name, b"=", value].concat(), false)),
             _ if self.0.detail == Detail::ShapeOnly => hashed(),
-            Some(Fate::Keep) => kept(),
+            Some(Fate::Keep) => None,
             Some(Fate::Hash | Fate::Drop) => hashed(),
-            None if is_sensitive_key(name) || looks_secret(value) || self.has_secret_inside(value) => {
+            None if is_sensitive_key(name)
+                || looks_secret(value)
+                || self.has_secret_inside(value, nested) =>
+            {
                 hashed()
             }
-            None => kept(),
+            None => None,
         }
     }
 
-    /// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be redacted.
-    fn has_secret_inside(&self, value: &[u8]) -> bool {
+    /// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be changed. What is nested deeper than anything
+    /// honest is taken for a secret.
+    fn has_secret_inside(&self, value: &[u8], nested: u32) -> bool {
+        if !value.iter().any(|b| b"=%".contains(b)) {
+            return false;
+        }
         let text = percent_decode(value);
-        let nested = text.contains(&b'=');
-        // Also what a rule would put another value in place of.
-        nested && map_parts(&text, b"?&;#", |pair| self.pair(pair)).0 != *text
+        let Some(nested) = nested.checked_sub(1) else { return text.contains(&b'=') };
+        text.contains(&b'=') && map_parts(&text, b"?&;#", |pair| self.pair(pair, nested)).is_some()
     }
 
     /// What stands in for a part of a target: the mark and twelve hexadecimal digits, which no server takes for another
@@ -363,18 +375,26 @@ fn drop_userinfo(authority: &[u8]) -> Vec<u8> {
     authority[from..].to_vec()
 }
 
+/// What became of a part, and whether it was redacted; nothing where it stays as it is, which nearly all do.
+type Changed = Option<(Vec<u8>, bool)>;
+
 /// Applies `each` to the parts between separators, which stay as they are.
-fn map_parts(bytes: &[u8], separators: &[u8], each: impl Fn(&[u8]) -> (Vec<u8>, bool)) -> (Vec<u8>, bool) {
-    let (mut out, mut redacted, mut from) = (Vec::with_capacity(bytes.len()), false, 0);
+fn map_parts(bytes: &[u8], separators: &[u8], each: impl Fn(&[u8]) -> Changed) -> Changed {
+    let (mut out, mut redacted, mut from, mut copied): (Option<Vec<u8>>, _, _, _) = (None, false, 0, 0);
     loop {
         let len = bytes[from..].iter().position(|b| separators.contains(b)).unwrap_or(bytes.len() - from);
-        let (clean, hit) = each(&bytes[from..from + len]);
-        out.extend(clean);
-        redacted |= hit;
+        if let Some((clean, hit)) = each(&bytes[from..from + len]) {
+            let out = out.get_or_insert_with(|| Vec::with_capacity(bytes.len()));
+            out.extend_from_slice(&bytes[copied..from]);
+            out.extend(clean);
+            copied = from + len;
+            redacted |= hit;
+        }
         from += len;
-        match bytes.get(from) {
-            Some(separator) => out.push(*separator),
-            None => return (out, redacted),
+        if from == bytes.len() {
+            let mut out = out?;
+            out.extend_from_slice(&bytes[copied..]);
+            return Some((out, redacted));
         }
         from += 1;
     }
@@ -564,5 +584,20 @@ mod tests {
             Scheme::Http,
         );
         assert_eq!(shape.authority, None);
+    }
+
+    /// A value that is made of equals signs is looked into a few times, not once for each of them.
+    #[test]
+    fn nesting_is_bounded() {
+        let redactor = Redactor::with_key(b"k");
+        for target in [
+            format!("/a?{}", "a=".repeat(30_000)),
+            format!("/{}", "a=%3D".repeat(10_000)),
+            format!("/a?x=%{}41", "25".repeat(20_000)),
+        ] {
+            let (_, redacted) = redactor.target(target.as_bytes());
+            assert_eq!(redacted, target.contains('=') && !target.contains("%25"), "{}", &target[..20]);
+        }
+        assert_eq!(redactor.target(b"/a?b=c=d&e=f"), (b"/a?b=c=d&e=f".to_vec(), false));
     }
 }
