@@ -99,10 +99,8 @@ impl Tls {
     /// Bytes that are held.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        {
-            let sides: usize = self.sides.iter().map(|s| s.record.len() + s.handshake.len()).sum();
-            sides + self.early.iter().map(|(_, b)| b.len()).sum::<usize>()
-        }
+        let sides: usize = self.sides.iter().map(|s| s.record.len() + s.handshake.len()).sum();
+        sides + self.early.iter().map(|(_, b)| b.len()).sum::<usize>()
     }
 
     fn side(&mut self, is_client: bool) -> &mut Side {
@@ -381,10 +379,24 @@ impl Side {
             (self.key, self.secrets[self.stage]) = (Some(updated), Some(next));
             return Some(found);
         }
-        // Behind a hole.
+        // Behind a hole, which may have taken the first records of what comes next.
         let key = self.key.as_mut()?;
         let first = key.seq.saturating_add(1);
-        (first..first.saturating_add(TLS_RECORDS_TRIED_MAX)).find_map(|n| key.open13(header, body, n))
+        let later =
+            (first..first.saturating_add(TLS_RECORDS_TRIED_MAX)).find_map(|n| key.open13(header, body, n));
+        if later.is_some() {
+            return later;
+        }
+        for stage in from..self.secrets.len() {
+            let Some(mut key) = self.secrets[stage].as_ref().and_then(|s| RecordKey::tls13(s, suite)) else {
+                continue;
+            };
+            if let Some(found) = (1..TLS_RECORDS_TRIED_MAX).find_map(|n| key.open13(header, body, n)) {
+                (self.key, self.stage) = (Some(key), stage);
+                return Some(found);
+            }
+        }
+        None
     }
 }
 
