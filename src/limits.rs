@@ -286,8 +286,24 @@ pub const LOG_WINDOW_BYTES_MAX: usize = 40 * 1024 * 1024;
 /// How long after a second a line stamped with it may come: servers write when a request is over.
 pub const LOG_LATE: Duration = Duration::from_secs(60);
 
-/// Shapes of a log remembered, so that lines that are alike share one.
-pub const LOG_SHAPES_MAX: usize = 32_768;
+/// Shapes of a log remembered by each thread that reads it, so that lines that are alike share one; as many of each of the
+/// parts they are made of.
+pub const LOG_SHAPES_MAX: usize = 16_384;
+
+/// Bytes of a log that a thread reads at once: some 5,000 lines.
+pub const LOG_CHUNK_BYTES: usize = 1024 * 1024;
+
+/// Bytes of all logs in chunks that are read, or about to be, beside what their lines become.
+pub const LOG_CHUNKS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Threads that read logs: with more, the one that puts lines into their order is what is waited for.
+pub const LOG_THREADS_MAX: usize = 4;
+
+/// Lines of a log after which what they hold is reckoned anew, where it is read line by line.
+pub const LOG_CHUNK_LINES: u64 = 4_096;
+
+/// Bytes of those shapes, and of those parts; as much again is on its way to be forgotten.
+pub const LOG_SHAPES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Sessions an access log may hold open at once.
 pub const LOG_SESSIONS_MAX: usize = 200_000;

@@ -105,9 +105,71 @@ impl<K: Hash + Eq, V> Lookup<K, V> {
     }
 }
 
+/// Values by key, of which the oldest are forgotten: those that were not asked for while as many others came as may be.
+/// What is held is at most twice what the bounds say.
+#[derive(Debug)]
+pub struct Remembered<K, V> {
+    young: Lookup<K, (V, usize)>,
+    old: Lookup<K, (V, usize)>,
+    /// Bytes of the young.
+    bytes: usize,
+    most: usize,
+    most_bytes: usize,
+}
+
+impl<K: Hash + Eq, V> Remembered<K, V> {
+    /// Nothing yet; about `most` values of about `most_bytes` will be held.
+    #[must_use]
+    pub fn new(most: usize, most_bytes: usize) -> Self {
+        Self { young: Lookup::default(), old: Lookup::default(), bytes: 0, most, most_bytes }
+    }
+
+    /// The value of a key, which is young again.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V>
+    where
+        K: Copy,
+    {
+        if self.young.get(key).is_none() {
+            let (value, bytes) = self.old.remove(key)?;
+            self.insert(*key, value, bytes);
+        }
+        Some(&mut self.young.get_mut(key)?.0)
+    }
+
+    /// Sets the value of a key; it holds so many bytes.
+    pub fn insert(&mut self, key: K, value: V, bytes: usize) {
+        if self.young.len() >= self.most || self.bytes.saturating_add(bytes) > self.most_bytes {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+            self.bytes = 0;
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.young.insert(key, (value, bytes));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is asked for stays; what is not goes when as many others came; bytes count as well as numbers.
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let mut all = Remembered::new(4, 100);
+        for n in 0..40u32 {
+            all.insert(n, n, 1);
+            assert_eq!(all.get_mut(&0), Some(&mut 0), "asked for at each step");
+            assert!(all.young.len() <= 4 && all.old.len() <= 4);
+        }
+        assert_eq!(all.get_mut(&20), None);
+        assert_eq!(all.get_mut(&39), Some(&mut 39));
+        for n in 100..110u32 {
+            all.insert(n, n, 60);
+            assert!(all.young.len() == 1 && all.bytes == 60 && all.get_mut(&n) == Some(&mut n.clone()));
+        }
+        all.insert(0, 7, 1_000);
+        assert_eq!(all.get_mut(&0), Some(&mut 7), "one that is above the bound alone is held alone");
+    }
 
     #[test]
     fn entries_leave_in_the_order_of_their_keys() {

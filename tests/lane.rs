@@ -235,10 +235,10 @@ fn shape(headers: &[(&str, &str)]) -> Arc<RequestShape> {
         value: HeaderValue::Kept(v.as_bytes().to_vec()),
     };
     Arc::new(RequestShape {
-        method: b"GET".to_vec(),
+        method: b"GET"[..].into(),
         scheme: Scheme::Http,
         authority: None,
-        target: b"/x".to_vec(),
+        target: b"/x"[..].into(),
         version: Version::Http11,
         headers: headers.iter().map(header).collect(),
         credentials: Credentials::default(),

@@ -130,12 +130,12 @@ fn beside<F: Future<Output = ()>>(
 
 fn request(context: &LaneContext, book: &Book, lane: &Lane, body_len: Option<u64>) {
     let shape = Arc::new(RequestShape {
-        method: if body_len.is_some() { b"POST".to_vec() } else { b"GET".to_vec() },
+        method: if body_len.is_some() { b"POST"[..].into() } else { b"GET"[..].into() },
         scheme: Scheme::Http,
         authority: None,
-        target: b"/x".to_vec(),
+        target: b"/x"[..].into(),
         version: Version::Http2,
-        headers: Vec::new(),
+        headers: [].into(),
         credentials: Credentials::default(),
         target_redacted: false,
     });

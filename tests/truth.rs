@@ -39,12 +39,12 @@ fn record(path: &Path, what: &[Recorded]) -> String {
     for n in 0..100 * what.len() as u64 {
         let (target, len, cache) = what[n as usize % what.len()];
         let shape = RequestShape {
-            method: b"GET".to_vec(),
+            method: b"GET"[..].into(),
             scheme: Scheme::Http,
             authority: None,
-            target: target.replace("{n}", &n.to_string()).into_bytes(),
+            target: target.replace("{n}", &n.to_string()).into_bytes().into(),
             version: Version::Http11,
-            headers: Vec::new(),
+            headers: [].into(),
             credentials: Credentials::default(),
             target_redacted: false,
         };

@@ -212,12 +212,12 @@ fn come_back(dir: &Path) -> String {
     let path = dir.join("back.trace");
     let mut writer = TraceWriter::new(fs::File::create(&path).unwrap(), &meta).unwrap();
     let shape = Arc::new(RequestShape {
-        method: b"GET".to_vec(),
+        method: b"GET"[..].into(),
         scheme: Scheme::Https,
         authority: None,
-        target: b"/".to_vec(),
+        target: b"/"[..].into(),
         version: Version::Http11,
-        headers: Vec::new(),
+        headers: [].into(),
         credentials: Credentials::default(),
         target_redacted: false,
     });
@@ -439,15 +439,16 @@ fn both_protocols(dir: &Path, targets: [&str; 6]) -> String {
     let mut writer = TraceWriter::new(fs::File::create(&path).unwrap(), &meta).unwrap();
     let shape = |version: Version, target: &str| {
         Arc::new(RequestShape {
-            method: b"GET".to_vec(),
+            method: b"GET"[..].into(),
             scheme: Scheme::Https,
             authority: None,
-            target: target.into(),
+            target: target.as_bytes().into(),
             version,
-            headers: vec![Header {
+            headers: [Header {
                 name: b"Connection".to_vec(),
                 value: HeaderValue::Kept(b"keep-alive".to_vec()),
-            }],
+            }]
+            .into(),
             credentials: Credentials::default(),
             target_redacted: false,
         })

@@ -17,15 +17,22 @@ pub struct Calendar<T> {
     most: usize,
     bytes: usize,
     most_bytes: usize,
-    /// The bucket that is leaving, last first.
-    leaving: Vec<(WallTime, T)>,
+    /// The bucket that is leaving.
+    leaving: std::vec::IntoIter<(WallTime, T)>,
 }
 
 impl<T> Calendar<T> {
     /// An empty calendar in which about `most` things of about `most_bytes` wait.
     #[must_use]
     pub fn new(most: usize, most_bytes: usize) -> Self {
-        Self { seconds: BTreeMap::new(), waiting: 0, most, bytes: 0, most_bytes, leaving: Vec::new() }
+        Self {
+            seconds: BTreeMap::new(),
+            waiting: 0,
+            most,
+            bytes: 0,
+            most_bytes,
+            leaving: Vec::new().into_iter(),
+        }
     }
 
     /// Takes a thing of so many bytes.
@@ -41,7 +48,7 @@ impl<T> Calendar<T> {
     /// of the same time leave as they came. One that came too late leaves late: the caller sees that its time is before the
     /// last one's.
     pub fn pop(&mut self, until: Until) -> Option<(WallTime, T)> {
-        if self.leaving.is_empty() {
+        if self.leaving.len() == 0 {
             let full = self.waiting > self.most || self.bytes > self.most_bytes;
             let (first, _) = self.seconds.first_key_value()?;
             let due = match until {
@@ -56,16 +63,15 @@ impl<T> Calendar<T> {
             self.waiting -= bucket.len();
             self.bytes -= bytes;
             bucket.sort_by_key(|(at, _)| *at);
-            bucket.reverse();
-            self.leaving = bucket;
+            self.leaving = bucket.into_iter();
         }
-        self.leaving.pop()
+        self.leaving.next()
     }
 
     /// Time of the oldest thing that waits.
     #[must_use]
     pub fn first(&self) -> Option<WallTime> {
-        let leaving = self.leaving.last().map(|(at, _)| *at);
+        let leaving = self.leaving.as_slice().first().map(|(at, _)| *at);
         leaving.or_else(|| self.seconds.first_key_value()?.1.0.iter().map(|(at, _)| *at).min())
     }
 }

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use super::access_log::row::LineError;
 use super::access_log::session::{Who, hash128};
 use super::access_log::window::Held;
+use super::order::shape_bytes;
 use super::redact::Redactor;
 use crate::limits::GOR_WAITING_MAX;
 use crate::lookup::Lookup;
@@ -92,11 +93,13 @@ impl Gor {
                 (facts.message.len() > len).then(|| (facts.message.len() - len) as u64)
             }
         };
+        let shape = self.redactor.shape(&head, Scheme::Http);
         let held = Held {
             at: WallTime(facts.at),
             arrival: Provenance::Recorded,
             who: self.who(&head),
-            shape: std::sync::Arc::new(self.redactor.shape(&head, Scheme::Http)),
+            bytes: shape_bytes(&shape),
+            shape: std::sync::Arc::new(shape),
             status: None,
             request_body,
             response_len: None,

@@ -38,6 +38,8 @@ pub struct RawEvent {
     pub connection: u16,
     /// What.
     pub kind: EventKind,
+    /// Bytes of memory that it holds and no other is reckoned to hold, beside its own.
+    pub bytes: u32,
     /// For whom a proxy asked, where the request says so: a keyed hash of the first forwarded address and the user agent.
     pub client: Option<u64>,
 }

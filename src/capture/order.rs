@@ -3,21 +3,19 @@
 //! Events come out of pairing when they are complete, which is not when they began. A calendar bounded
 //! by count holds them back; what is still too late then is counted, never written out of order.
 
-use std::sync::Arc;
-
 use super::calendar::Calendar;
 use super::{RawEvent, mix64};
 use crate::limits::{REORDER_BYTES_MAX, REORDER_EVENTS_MAX};
 use crate::lookup::Lookup;
-use crate::trace::shape::SharedShape;
-use crate::trace::{ConnectionEvent, EventKind, Item, Ledger, Provenance, SessionRef, TraceEvent};
+use crate::trace::{
+    ConnectionEvent, EventKind, Item, Ledger, Provenance, RequestShape, SessionRef, TraceEvent,
+};
 use crate::units::{TraceTime, WallTime};
 
-/// Bytes of a shape, those of its allocations among them, by the share of one of those that hold it.
+/// Bytes of a shape that nothing else shares, those of its allocations among them.
 #[must_use]
-pub fn shape_bytes(shape: &SharedShape) -> usize {
-    let holders = Arc::strong_count(shape).saturating_sub(1).max(1);
-    (shape.weight() + 48 * (2 * shape.headers.len() + 4)) / holders
+pub fn shape_bytes(shape: &RequestShape) -> u32 {
+    u32::try_from(shape.weight() + 48 * (2 * shape.headers.len() + 4)).unwrap_or(u32::MAX)
 }
 
 /// Which events leave.
@@ -68,11 +66,7 @@ impl Default for Orderer {
 impl Orderer {
     /// Takes one event.
     pub fn push(&mut self, event: RawEvent) {
-        let bytes = std::mem::size_of::<RawEvent>()
-            + match &event.kind {
-                EventKind::Request(r) => shape_bytes(&r.shape),
-                EventKind::Open(_) | EventKind::Close(_) => 0,
-            };
+        let bytes = std::mem::size_of::<RawEvent>() + event.bytes as usize;
         self.waiting.push(event.at, event, bytes);
     }
 
@@ -165,6 +159,8 @@ impl Orderer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::capture::redact::Redactor;
     use crate::trace::{Fact, RequestFacts, Scheme};
@@ -190,7 +186,7 @@ mod tests {
                 })
             }
         };
-        RawEvent { at: WallTime(s * 1_000_000_000), owner: 7, connection, kind, client: None }
+        RawEvent { at: WallTime(s * 1_000_000_000), owner: 7, connection, kind, bytes: 0, client: None }
     }
 
     /// What comes out of one session, and a new trace from the second list on: `o`pened, `r`equest, `c`losed, by connection.

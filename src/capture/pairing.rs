@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::flow::Piece;
 use super::http2;
+use super::order::shape_bytes;
 use super::redact::Redactor;
 use super::{RawEvent, flow::FlowCounts};
 use crate::limits::{ONE_SIDED_AFTER, PIPELINE_MAX};
@@ -402,9 +403,11 @@ impl Pairing {
                 owner: self.owner,
                 connection: 0,
                 kind,
+                bytes: 0,
                 client: None,
             });
         }
+        let bytes = shape_bytes(&pending.shape);
         let facts = RequestFacts {
             shape: Arc::new(pending.shape),
             arrival: Provenance::Recorded,
@@ -427,6 +430,7 @@ impl Pairing {
             owner: self.owner,
             connection: 0,
             kind: EventKind::Request(facts),
+            bytes,
             client: pending.client,
         });
     }
@@ -452,6 +456,7 @@ impl Pairing {
                 owner: self.owner,
                 connection: 0,
                 kind,
+                bytes: 0,
                 client: None,
             });
         }

@@ -10,12 +10,13 @@ mod detect;
 pub mod key;
 pub mod rules;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use self::detect::{is_one_of, is_sensitive_key, looks_like_mail, looks_secret, percent_decode};
 use self::key::RedactKey;
 use self::rules::{Fate, Rules};
-use crate::trace::shape::TOKEN_HEADERS;
+use crate::trace::shape::{Headers, TOKEN_HEADERS};
 use crate::trace::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use crate::wire::head::{HeaderLine, RequestHead, values};
 
@@ -122,6 +123,28 @@ pub enum Detail {
     ShapeOnly,
 }
 
+/// What may be kept of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Host and port of an absolute one.
+    pub authority: Option<Vec<u8>>,
+    /// Path and query.
+    pub origin: Vec<u8>,
+    /// Something in them was redacted.
+    pub redacted: bool,
+}
+
+/// What may be kept of header lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lines {
+    /// The lines in their order.
+    pub headers: Headers,
+    /// Value of `Host`.
+    pub host: Option<Vec<u8>>,
+    /// Credentials they held.
+    pub credentials: Credentials,
+}
+
 /// The redaction of one capture: rules and key. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Redactor(Arc<Inner>);
@@ -161,24 +184,41 @@ impl Redactor {
     /// Makes the shape of a request, with everything that must not be kept already gone.
     #[must_use]
     pub fn shape(&self, head: &RequestHead, scheme: Scheme) -> RequestShape {
-        let (authority, origin) = split_target(&head.target);
-        let host = || values(&head.headers, "host").next().map(<[u8]>::to_vec).filter(|h| !h.is_empty());
-        let host_stays = matches!(self.0.rules.header(b"host"), None | Some(Fate::Keep | Fate::Set(_)));
-        let (target, target_redacted) = self.target(origin);
+        let (target, lines) = (self.target(&head.target), self.lines(&head.headers));
         RequestShape {
-            method: head.method.clone(),
+            method: head.method.as_slice().into(),
             scheme,
-            authority: authority
-                .map(<[u8]>::to_vec)
-                .or_else(host)
-                .filter(|_| host_stays)
-                .map(|a| drop_userinfo(&a)),
-            target,
+            authority: target.authority.or(lines.host),
+            target: target.origin.into(),
             version: head.version,
-            headers: head.headers.iter().map(|line| self.header(line)).collect(),
-            credentials: credentials(&head.headers),
-            target_redacted,
+            headers: lines.headers,
+            credentials: lines.credentials,
+            target_redacted: target.redacted,
         }
+    }
+
+    /// A target, in origin form or absolute, without what must not be kept.
+    #[must_use]
+    pub fn target(&self, target: &[u8]) -> Target {
+        let (authority, origin) = split_target(target);
+        let authority = authority.filter(|_| self.host_stays()).map(drop_userinfo);
+        let (origin, redacted) = self.origin(origin);
+        Target { authority, origin, redacted }
+    }
+
+    /// Header lines without what must not be kept.
+    #[must_use]
+    pub fn lines(&self, lines: &[HeaderLine]) -> Lines {
+        let host = values(lines, "host").next().filter(|h| !h.is_empty() && self.host_stays());
+        Lines {
+            host: host.map(drop_userinfo),
+            headers: lines.iter().map(|line| self.header(line)).collect(),
+            credentials: credentials(lines),
+        }
+    }
+
+    fn host_stays(&self) -> bool {
+        matches!(self.0.rules.header(b"host"), None | Some(Fate::Keep | Fate::Set(_)))
     }
 
     /// Who asked, by the headers with which proxies say so: a hash of the first forwarded address and the user agent, which
@@ -229,7 +269,7 @@ impl Redactor {
     }
 
     /// The target with sensitive parts replaced, and whether any was.
-    fn target(&self, target: &[u8]) -> (Vec<u8>, bool) {
+    fn origin(&self, target: &[u8]) -> (Vec<u8>, bool) {
         let cut = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
         let (path, query) = target.split_at(cut);
         let (mut out, mut redacted) = self.path(path);
@@ -252,15 +292,16 @@ impl Redactor {
         if rules.keep_paths.iter().any(|r| r.is_match(path)) && self.0.detail == Detail::Values {
             return (path.to_vec(), false);
         }
-        let (path, named) = self.named_parts(path);
+        let (path, named) =
+            if rules.hash_paths.is_empty() { (Cow::Borrowed(path), false) } else { self.named_parts(path) };
         match map_parts(&path, b"/", |segment| self.segment(segment)) {
             Some((out, redacted)) => (out, named || redacted),
-            None => (path, named),
+            None => (path.into_owned(), named),
         }
     }
 
     /// Hashes what the groups of the rules' expressions hold; all of a match where there is no group.
-    fn named_parts(&self, path: &[u8]) -> (Vec<u8>, bool) {
+    fn named_parts<'p>(&self, path: &'p [u8]) -> (Cow<'p, [u8]>, bool) {
         let mut parts: Vec<(usize, usize)> = Vec::new();
         for found in self.0.rules.hash_paths.iter().flat_map(|r| r.captures_iter(path)) {
             let from = usize::from(found.len() > 1);
@@ -283,7 +324,7 @@ impl Redactor {
             at = to;
         }
         out.extend_from_slice(&path[at..]);
-        (out, hit)
+        (Cow::Owned(out), hit)
     }
 
     /// A path segment with its matrix parameters (`/cart;v=1;jsessionid=1A2B`).
@@ -338,7 +379,7 @@ impl Redactor {
     /// A nested URL or query (`next=%2Fr%3Ftoken%3D...`) whose own parts would be changed. What is nested deeper than anything
     /// honest is taken for a secret.
     fn has_secret_inside(&self, value: &[u8], nested: u32) -> bool {
-        if !value.iter().any(|b| b"=%".contains(b)) {
+        if find_any(b"=%", value).is_none() {
             return false;
         }
         let text = percent_decode(value);
@@ -378,11 +419,21 @@ fn drop_userinfo(authority: &[u8]) -> Vec<u8> {
 /// What became of a part, and whether it was redacted; nothing where it stays as it is, which nearly all do.
 type Changed = Option<(Vec<u8>, bool)>;
 
+/// The first of a few bytes.
+fn find_any(bytes: &[u8], text: &[u8]) -> Option<usize> {
+    match *bytes {
+        [a] => memchr::memchr(a, text),
+        [a, b] => memchr::memchr2(a, b, text),
+        [a, b, c] => memchr::memchr3(a, b, c, text),
+        _ => text.iter().position(|b| bytes.contains(b)),
+    }
+}
+
 /// Applies `each` to the parts between separators, which stay as they are.
 fn map_parts(bytes: &[u8], separators: &[u8], each: impl Fn(&[u8]) -> Changed) -> Changed {
     let (mut out, mut redacted, mut from, mut copied): (Option<Vec<u8>>, _, _, _) = (None, false, 0, 0);
     loop {
-        let len = bytes[from..].iter().position(|b| separators.contains(b)).unwrap_or(bytes.len() - from);
+        let len = find_any(separators, &bytes[from..]).unwrap_or(bytes.len() - from);
         if let Some((clean, hit)) = each(&bytes[from..from + len]) {
             let out = out.get_or_insert_with(|| Vec::with_capacity(bytes.len()));
             out.extend_from_slice(&bytes[copied..from]);
@@ -446,8 +497,8 @@ mod tests {
     }
 
     fn text_of(s: &RequestShape) -> String {
-        let mut all = [s.target.clone(), s.authority.clone().unwrap_or_default()].concat();
-        for h in &s.headers {
+        let mut all = [&s.target[..], s.authority.as_deref().unwrap_or_default()].concat();
+        for h in s.headers.iter() {
             if let HeaderValue::Kept(v) = &h.value {
                 all.extend(v);
             }
@@ -476,17 +527,14 @@ mod tests {
             assert!(!shape.target_redacted, "{target}");
         }
         let shape = shape_of("GET HTTP://other:81?x=1 HTTP/1.1\nHost: h");
-        assert_eq!(
-            (shape.authority.as_deref(), shape.target.as_slice()),
-            (Some(&b"other:81"[..]), &b"?x=1"[..])
-        );
+        assert_eq!((shape.authority.as_deref(), &shape.target[..]), (Some(&b"other:81"[..]), &b"?x=1"[..]));
     }
 
     #[test]
     fn redacted_targets_are_marked() {
         let shape = shape_of("GET /pay?card=4111111111111111&q=4111-1111-1111-1111 HTTP/1.1\nHost: h");
         assert!(shape.target_redacted);
-        let text = String::from_utf8(shape.target).unwrap();
+        let text = String::from_utf8(shape.target.to_vec()).unwrap();
         let parts: Vec<&str> = text.split("REDACTED-").collect();
         assert_eq!((parts[0], parts.len(), &parts[1][12..]), ("/pay?card=", 3, "&q="), "{text}");
     }
@@ -531,7 +579,7 @@ mod tests {
             assert_eq!((format!("{}#{}", &got[..at], &got[at + 12..]), redacted), (form.to_owned(), true));
         }
         let lines = "X-Tenant: acme\r\nUser-Agent: x\r\nAccept: y\r\nX-Api-Version: 1\r\nX-Other: z\r\n";
-        let values: Vec<HeaderValue> = shape("/", lines).headers.into_iter().map(|h| h.value).collect();
+        let values: Vec<HeaderValue> = shape("/", lines).headers.iter().map(|h| h.value.clone()).collect();
         let kept = |v: &HeaderValue| matches!(v, HeaderValue::Kept(_));
         assert_eq!(values.iter().map(kept).collect::<Vec<_>>(), [true, false, false, true, false]);
         assert_eq!(values[3], HeaderValue::Kept(b"2".to_vec()));
@@ -543,7 +591,7 @@ mod tests {
         let redactor = Redactor::new(RedactKey::new(b"k"), Rules::default(), Detail::ShapeOnly);
         let head = "GET /shop/item/42/Red%20Shoes?q=red&page=2&flag HTTP/1.1\r\nHost: h\r\nUser-Agent: who\r\nAccept: */*\r\n\r\n";
         let shape = redactor.shape(&parse_request(head.as_bytes()).unwrap().unwrap().0, Scheme::Http);
-        let text = String::from_utf8(shape.target.clone()).unwrap();
+        let text = String::from_utf8(shape.target.to_vec()).unwrap();
         assert!(text.starts_with("/shop/item/REDACTED-") && shape.target_redacted, "{text}");
         assert!(!["/42", "Red%20", "red", "=2", "flag"].iter().any(|s| text.contains(s)), "{text}");
         assert!(matches!(shape.headers[1].value, HeaderValue::Redacted { len: 3, hash: None }));
@@ -571,7 +619,7 @@ mod tests {
         ] {
             let bytes = format!("GET {target} HTTP/1.1\r\n\r\n");
             let shape = ruled.shape(&parse_request(bytes.as_bytes()).unwrap().unwrap().0, Scheme::Http);
-            let text = String::from_utf8(shape.target).unwrap();
+            let text = String::from_utf8(shape.target.to_vec()).unwrap();
             assert!(!text.contains(secret) && shape.target_redacted, "{target}: {text}");
         }
         let host = Redactor::new(
@@ -595,9 +643,9 @@ mod tests {
             format!("/{}", "a=%3D".repeat(10_000)),
             format!("/a?x=%{}41", "25".repeat(20_000)),
         ] {
-            let (_, redacted) = redactor.target(target.as_bytes());
+            let (_, redacted) = redactor.origin(target.as_bytes());
             assert_eq!(redacted, target.contains('=') && !target.contains("%25"), "{}", &target[..20]);
         }
-        assert_eq!(redactor.target(b"/a?b=c=d&e=f"), (b"/a?b=c=d&e=f".to_vec(), false));
+        assert_eq!(redactor.origin(b"/a?b=c=d&e=f"), (b"/a?b=c=d&e=f".to_vec(), false));
     }
 }

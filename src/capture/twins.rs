@@ -125,6 +125,7 @@ mod tests {
             owner: 0,
             connection: 0,
             kind: EventKind::Request(facts),
+            bytes: 0,
             client: None,
         }
     }

@@ -91,6 +91,7 @@ fn held(event: RawEvent) -> Option<Held> {
         arrival: r.arrival,
         who: Who { key, recorded: false, shared: false },
         shape: r.shape,
+        bytes: event.bytes,
         status: r.status.value,
         request_body: r.body_len.value,
         response_len: r.response_len.value,

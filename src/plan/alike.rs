@@ -41,7 +41,7 @@ impl Alike {
         let shifted = shift::target(&screen.rewrite.shifts, &r.shape, clone, screen.rewrite.days);
         let shape = match shifted {
             None => Arc::clone(&r.shape),
-            Some(target) => Arc::new(RequestShape { target, ..RequestShape::clone(&r.shape) }),
+            Some(target) => Arc::new(RequestShape { target: target.into(), ..RequestShape::clone(&r.shape) }),
         };
         // Judged as it would be sent.
         let planned = screen.judge(&RequestFacts { shape: Arc::clone(&shape), ..r.clone() }).map(|()| {

@@ -63,7 +63,7 @@ pub(super) fn build(shape: &RequestShape, marking: &Marking, put: Option<&Put>, 
         b.host = true;
     }
     let mut given: Vec<&str> = Vec::new();
-    for header in &shape.headers {
+    for header in shape.headers.iter() {
         b.recorded(header, &mut given);
     }
     b.rest(&given);

@@ -27,13 +27,13 @@ fn shape(method: &str, target: &str, headers: Vec<Header>) -> RequestShape {
     let token =
         headers.iter().any(|h| TOKEN_HEADERS.iter().any(|t| h.name.eq_ignore_ascii_case(t.as_bytes())));
     RequestShape {
-        method: method.into(),
+        method: method.as_bytes().into(),
         scheme: Scheme::Http,
         authority: None,
-        target: target.into(),
+        target: target.as_bytes().into(),
         version: Version::Http11,
         credentials: Credentials { authorization: has("authorization"), cookie: has("cookie"), token },
-        headers,
+        headers: headers.into(),
         target_redacted: false,
     }
 }

@@ -40,7 +40,7 @@ impl Screen {
     /// The one reason why not, the first that applies in the order of [`DropReason::ALL`].
     pub fn judge(&self, request: &RequestFacts) -> Result<(), DropReason> {
         let shape = &request.shape;
-        if !self.methods.contains(&shape.method) {
+        if !self.methods.contains(&shape.method[..]) {
             Err(DropReason::Method)
         } else if !self.routes.permits(&shape.method, shape.path()) {
             Err(DropReason::Route)
@@ -64,7 +64,7 @@ impl Screen {
             return true;
         }
         // A log does not tell bodies: what usually has one is not sent without.
-        let bodyless = [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&shape.method.as_slice());
+        let bodyless = [&b"GET"[..], b"HEAD", b"OPTIONS"].contains(&&shape.method[..]);
         match (request.body_len.value, self.rewrite.bodies) {
             (Some(0), _) => true,
             (None, _) => bodyless,
@@ -87,10 +87,10 @@ impl Screen {
 /// What cannot be sent whatever the policy says: tunnels, protocol switches, targets that are not paths.
 fn unreplayable(shape: &RequestShape) -> bool {
     let upgrade = shape.header("upgrade").is_some();
-    let path = shape.target.starts_with(b"/") || shape.target == b"*";
+    let path = shape.target.starts_with(b"/") || *shape.target == *b"*";
     // The sender's own rule, so that what is planned can be built.
     let clean = is_sendable(shape);
-    let method = shape.method == b"CONNECT" || shape.method == b"TRACE";
+    let method = matches!(&shape.method[..], b"CONNECT" | b"TRACE");
     upgrade || !path || !clean || method
 }
 

@@ -200,7 +200,7 @@ mod tests {
         #[test]
         fn any_target_is_taken_or_left(bytes in prop::collection::vec(any::<u8>(), 0..60), clone in 0u64..5, days in -40_000_000i64..40_000_000) {
             let mut s = shape("GET", "/", false);
-            s.target = bytes;
+            s.target = bytes.into();
             let rules = [
                 rule("GET /**", Part::Segment(1), How::Days),
                 rule("GET /**", Part::Query(b"a".to_vec()), How::Ids { by: 7, min: 0, max: u64::MAX }),

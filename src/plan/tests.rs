@@ -28,12 +28,12 @@ impl EventSource for Memory {
 
 pub(crate) fn shape(method: &str, target: &str, cookie: bool) -> RequestShape {
     RequestShape {
-        method: method.into(),
+        method: method.as_bytes().into(),
         scheme: Scheme::Http,
         authority: Some(b"shop.example".to_vec()),
-        target: target.into(),
+        target: target.as_bytes().into(),
         version: Version::Http11,
-        headers: Vec::new(),
+        headers: [].into(),
         credentials: Credentials { cookie, ..Credentials::default() },
         target_redacted: target.contains("REDACTED"),
     }
@@ -181,10 +181,11 @@ fn each_reason_to_drop() {
     let mut other_host = shape("GET", "/a", false);
     other_host.authority = Some(b"Other.example:80".to_vec());
     let mut upgrade = shape("GET", "/ws", false);
-    upgrade.headers.push(crate::trace::Header {
+    let line = crate::trace::Header {
         name: b"Upgrade".to_vec(),
         value: crate::trace::HeaderValue::Kept(b"websocket".to_vec()),
-    });
+    };
+    upgrade.headers = [line].into();
     let mut same_host = shape("GET", "/a", false);
     same_host.authority = Some(b"SHOP.example:8080".to_vec());
     #[rustfmt::skip]

@@ -1,10 +1,13 @@
 //! A block: events to columns and back. Self-contained, with its own dictionary.
 
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
+
+use foldhash::quality::FixedState;
 
 use super::codec::{BlockRecord, HeaderRecord, ShapeRecord, ValueRecord};
 use super::event::{ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
-use super::shape::{Credentials, Header, HeaderValue, RequestShape, Scheme, SharedShape};
+use super::shape::{Credentials, Header, HeaderValue, Headers, RequestShape, Scheme, SharedShape, Text};
 use crate::lookup::Lookup;
 use crate::units::TraceTime;
 use crate::wire::cache::CacheStatus;
@@ -18,10 +21,12 @@ const CLOSE: u8 = 2;
 #[derive(Debug, Default)]
 pub(super) struct BlockBuilder {
     record: BlockRecord,
-    strings: Lookup<Vec<u8>, u32>,
-    shapes: Lookup<ShapeRecord, u32>,
+    strings: Numbers,
+    shapes: Numbers,
     /// The same by the place of the shape in memory: most events share one with another.
     shared: Lookup<usize, (SharedShape, u32)>,
+    /// Header lines by their place in memory: most shapes share them with others.
+    lists: Lookup<usize, (Headers, Vec<HeaderRecord>)>,
     sessions: Lookup<SessionRef, u32>,
     last_ns: u64,
     weight: usize,
@@ -49,12 +54,23 @@ impl BlockBuilder {
         self.last_ns
     }
 
+    /// The block so far; the next one begins, in the same memory.
     pub(super) fn take(&mut self) -> BlockRecord {
-        std::mem::take(self).record
+        self.strings.0.clear();
+        self.shapes.0.clear();
+        self.shared.clear();
+        self.lists.clear();
+        self.sessions.clear();
+        self.weight = 0;
+        std::mem::take(&mut self.record)
     }
 
     /// Adds an event; the caller keeps time order.
-    pub(super) fn push(&mut self, event: &TraceEvent) {
+    ///
+    /// # Errors
+    /// The weight of its shape, where it is above `most`. Nothing is added then.
+    pub(super) fn push(&mut self, event: &TraceEvent, most: usize) -> Result<(), usize> {
+        let shape = event.request().map(|r| self.shared(&r.shape, most)).transpose()?.unwrap_or(0);
         if self.record.kinds.is_empty() {
             self.record.first_ns = event.at.0;
             self.last_ns = event.at.0;
@@ -68,15 +84,15 @@ impl BlockBuilder {
         let (kind, provenance) = match &event.kind {
             EventKind::Open(c) => (OPEN, c.arrival.code()),
             EventKind::Close(c) => (CLOSE, c.arrival.code()),
-            EventKind::Request(r) => (REQUEST, self.request(r)),
+            EventKind::Request(r) => (REQUEST, self.request(r, shape)),
         };
         self.record.kinds.push(kind);
         self.record.provenance.push(provenance);
+        Ok(())
     }
 
-    fn request(&mut self, r: &RequestFacts) -> u16 {
+    fn request(&mut self, r: &RequestFacts, shape: u32) -> u16 {
         let plus_one = |v: Option<u64>| v.map_or(0, |v| v.saturating_add(1));
-        let shape = self.shared(&r.shape);
         let columns = &mut self.record;
         columns.shape.push(shape);
         columns.body_len.push(plus_one(r.body_len.value));
@@ -110,36 +126,54 @@ impl BlockBuilder {
     }
 
     fn string(&mut self, bytes: &[u8]) -> u32 {
-        if let Some(found) = self.strings.get(bytes) {
-            return *found;
+        let (number, new) = self.strings.of(bytes, &self.record.strings, |s| s.as_slice() == bytes);
+        if new {
+            self.record.strings.push(bytes.to_vec());
+            self.weight += bytes.len() + 8;
         }
-        let next = self.record.strings.len() as u32;
-        self.strings.insert(bytes.to_vec(), next);
-        self.record.strings.push(bytes.to_vec());
-        self.weight += bytes.len() + 8;
-        next
+        number
     }
 
-    fn shared(&mut self, shape: &SharedShape) -> u32 {
+    fn shared(&mut self, shape: &SharedShape, most: usize) -> Result<u32, usize> {
         let place = Arc::as_ptr(shape).addr();
         if let Some((_, found)) = self.shared.get(&place) {
-            return *found;
+            return Ok(*found);
+        }
+        let weight = shape.weight();
+        if weight > most {
+            return Err(weight);
         }
         let found = self.shape(shape);
         // Kept, so that nothing else can take its place in memory.
         self.shared.insert(place, (Arc::clone(shape), found));
-        found
+        Ok(found)
+    }
+
+    fn headers(&mut self, headers: &Headers) -> Vec<HeaderRecord> {
+        let place = headers.as_ptr().addr();
+        // Those without a line have no place of their own.
+        if headers.is_empty() {
+            return Vec::new();
+        }
+        if let Some((_, found)) = self.lists.get(&place) {
+            return found.clone();
+        }
+        let list: Vec<HeaderRecord> = headers.iter().map(|h| self.header(h)).collect();
+        self.lists.insert(place, (Arc::clone(headers), list.clone()));
+        list
+    }
+
+    fn header(&mut self, h: &Header) -> HeaderRecord {
+        let name = self.string(&h.name);
+        let value = match &h.value {
+            HeaderValue::Kept(v) => ValueRecord::Kept(self.string(v)),
+            HeaderValue::Redacted { len, hash: None } => ValueRecord::Redacted(*len),
+            HeaderValue::Redacted { len, hash: Some(hash) } => ValueRecord::Hashed(*len, *hash),
+        };
+        HeaderRecord { name, value }
     }
 
     fn shape(&mut self, shape: &RequestShape) -> u32 {
-        let header = |b: &mut Self, h: &Header| HeaderRecord {
-            name: b.string(&h.name),
-            value: match &h.value {
-                HeaderValue::Kept(v) => ValueRecord::Kept(b.string(v)),
-                HeaderValue::Redacted { len, hash: None } => ValueRecord::Redacted(*len),
-                HeaderValue::Redacted { len, hash: Some(hash) } => ValueRecord::Hashed(*len, *hash),
-            },
-        };
         let record = ShapeRecord {
             method: self.string(&shape.method),
             https: shape.scheme == Scheme::Https,
@@ -150,18 +184,37 @@ impl BlockBuilder {
                 Version::Http10 => 1,
                 Version::Http2 => 2,
             },
-            headers: shape.headers.iter().map(|h| header(self, h)).collect(),
+            headers: self.headers(&shape.headers),
             credentials: shape.credentials.bits(),
             target_redacted: shape.target_redacted,
         };
-        if let Some(found) = self.shapes.get(&record) {
-            return *found;
+        let (number, new) = self.shapes.of(&record, &self.record.shapes, |s| *s == record);
+        if new {
+            self.weight += 24 + record.headers.len() * 12;
+            self.record.shapes.push(record);
         }
-        let next = self.record.shapes.len() as u32;
-        self.weight += 24 + record.headers.len() * 12;
-        self.shapes.insert(record.clone(), next);
-        self.record.shapes.push(record);
-        next
+        number
+    }
+}
+
+/// Numbers of values, by their hashes: the values themselves are kept once, in their column.
+#[derive(Debug, Default)]
+struct Numbers(Lookup<u64, u32>);
+
+impl Numbers {
+    /// The number of `value` among `all`, and whether it is a new one, which the caller then adds to them.
+    fn of<T>(&mut self, value: &(impl Hash + ?Sized), all: &[T], same: impl Fn(&T) -> bool) -> (u32, bool) {
+        let mut place = FixedState::with_seed(0x7ace).hash_one(value);
+        while let Some(found) = self.0.get(&place) {
+            if all.get(*found as usize).is_some_and(&same) {
+                return (*found, false);
+            }
+            // Another value with this hash.
+            place = place.wrapping_add(1);
+        }
+        let next = all.len() as u32;
+        self.0.insert(place, next);
+        (next, true)
     }
 }
 
@@ -181,7 +234,8 @@ pub(super) fn events(record: &BlockRecord) -> Result<Vec<TraceEvent>, String> {
     if per_event.iter().any(|len| *len != n) || n > crate::limits::BLOCK_EVENTS_MAX {
         return Err(broken("event columns differ in length"));
     }
-    let shapes = record.shapes.iter().map(|s| shape(record, s)).collect::<Result<Vec<_>, _>>()?;
+    let mut shared = Shared { record, texts: vec![None; record.strings.len()], lists: Lookup::default() };
+    let shapes = record.shapes.iter().map(|s| shared.shape(s)).collect::<Result<Vec<_>, _>>()?;
     let (mut at, mut requests, mut out) = (record.first_ns, 0, Vec::with_capacity(n));
     for i in 0..n {
         at = at.checked_add(record.deltas_ns[i]).ok_or_else(|| broken("time overflows"))?;
@@ -226,29 +280,56 @@ fn request(
     })
 }
 
-fn shape(record: &BlockRecord, s: &ShapeRecord) -> Result<SharedShape, String> {
-    let string = |i: u32| record.strings.get(i as usize).cloned().ok_or_else(|| broken("string index"));
-    let header = |h: &HeaderRecord| {
-        let value = match h.value {
-            ValueRecord::Kept(i) => HeaderValue::Kept(string(i)?),
-            ValueRecord::Redacted(len) => HeaderValue::Redacted { len, hash: None },
-            ValueRecord::Hashed(len, hash) => HeaderValue::Redacted { len, hash: Some(hash) },
+/// What the shapes of a block share: each string and each list of header lines is in memory once.
+struct Shared<'r> {
+    record: &'r BlockRecord,
+    texts: Vec<Option<Text>>,
+    lists: Lookup<&'r [HeaderRecord], Headers>,
+}
+
+impl<'r> Shared<'r> {
+    fn string(&self, i: u32) -> Result<&'r Vec<u8>, String> {
+        self.record.strings.get(i as usize).ok_or_else(|| broken("string index"))
+    }
+
+    fn text(&mut self, i: u32) -> Result<Text, String> {
+        let text = self.texts.get_mut(i as usize).ok_or_else(|| broken("string index"))?;
+        let strings = &self.record.strings;
+        Ok(Arc::clone(text.get_or_insert_with(|| strings[i as usize].as_slice().into())))
+    }
+
+    fn headers(&mut self, lines: &'r [HeaderRecord]) -> Result<Headers, String> {
+        if let Some(found) = self.lists.get(lines) {
+            return Ok(Arc::clone(found));
+        }
+        let header = |h: &HeaderRecord| {
+            let value = match h.value {
+                ValueRecord::Kept(i) => HeaderValue::Kept(self.string(i)?.clone()),
+                ValueRecord::Redacted(len) => HeaderValue::Redacted { len, hash: None },
+                ValueRecord::Hashed(len, hash) => HeaderValue::Redacted { len, hash: Some(hash) },
+            };
+            Ok::<_, String>(Header { name: self.string(h.name)?.clone(), value })
         };
-        Ok::<_, String>(Header { name: string(h.name)?, value })
-    };
-    Ok(Arc::new(RequestShape {
-        method: string(s.method)?,
-        scheme: if s.https { Scheme::Https } else { Scheme::Http },
-        authority: s.authority.map(string).transpose()?,
-        target: string(s.target)?,
-        version: match s.version {
-            0 => Version::Http11,
-            1 => Version::Http10,
-            2 => Version::Http2,
-            _ => return Err(broken("version of a shape")),
-        },
-        headers: s.headers.iter().map(header).collect::<Result<_, _>>()?,
-        credentials: Credentials::from_bits(s.credentials),
-        target_redacted: s.target_redacted,
-    }))
+        let made: Headers = lines.iter().map(header).collect::<Result<_, _>>()?;
+        self.lists.insert(lines, Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn shape(&mut self, s: &'r ShapeRecord) -> Result<SharedShape, String> {
+        Ok(Arc::new(RequestShape {
+            method: self.text(s.method)?,
+            scheme: if s.https { Scheme::Https } else { Scheme::Http },
+            authority: s.authority.map(|a| self.string(a).cloned()).transpose()?,
+            target: self.text(s.target)?,
+            version: match s.version {
+                0 => Version::Http11,
+                1 => Version::Http10,
+                2 => Version::Http2,
+                _ => return Err(broken("version of a shape")),
+            },
+            headers: self.headers(&s.headers)?,
+            credentials: Credentials::from_bits(s.credentials),
+            target_redacted: s.target_redacted,
+        }))
+    }
 }

@@ -87,21 +87,35 @@ pub struct Header {
     pub value: HeaderValue,
 }
 
+impl Header {
+    /// Bytes of name and value, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.name.len() + if let HeaderValue::Kept(v) = &self.value { v.len() } else { 8 }
+    }
+}
+
+/// Bytes that many shapes may share.
+pub type Text = Arc<[u8]>;
+
+/// Header lines in order. Shared: clients send the same ones with many targets.
+pub type Headers = Arc<[Header]>;
+
 /// The shape of a request. Shared by all events with the same shape in a block.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestShape {
     /// Method, any token.
-    pub method: Vec<u8>,
+    pub method: Text,
     /// Scheme, as far as the capture could know.
     pub scheme: Scheme,
     /// Host and port the client asked for, where known.
     pub authority: Option<Vec<u8>>,
     /// Origin-form target: path and query.
-    pub target: Vec<u8>,
+    pub target: Text,
     /// Version.
     pub version: Version,
     /// Header lines in order.
-    pub headers: Vec<Header>,
+    pub headers: Headers,
     /// Credentials it carried.
     pub credentials: Credentials,
     /// Something in path or query was redacted, so it cannot be sent as recorded.
@@ -112,9 +126,8 @@ impl RequestShape {
     /// Bytes this shape takes, roughly; used to close blocks in time.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let header =
-            |h: &Header| h.name.len() + if let HeaderValue::Kept(v) = &h.value { v.len() } else { 8 } + 8;
-        self.method.len() + self.target.len() + self.headers.iter().map(header).sum::<usize>() + 32
+        let headers = self.headers.iter().map(|h| h.bytes() + 8).sum::<usize>();
+        self.method.len() + self.target.len() + headers + 32
     }
 
     /// The path without the query.

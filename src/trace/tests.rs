@@ -31,8 +31,8 @@ prop_compose! {
                redact in 0u32..9, cookie in any::<bool>(), old in any::<bool>()) -> Arc<RequestShape> {
         let value = |i: usize| if i.is_multiple_of(2) { HeaderValue::Kept(vec![b'v'; i]) } else { HeaderValue::Redacted { len: redact, hash: (redact % 2 == 1).then_some(redact) } };
         Arc::new(RequestShape {
-            method: method.into_bytes(), scheme: if https { Scheme::Https } else { Scheme::Http },
-            authority: authority.map(String::into_bytes), target,
+            method: method.into_bytes().into(), scheme: if https { Scheme::Https } else { Scheme::Http },
+            authority: authority.map(String::into_bytes), target: target.into(),
             version: if old { Version::Http10 } else { Version::Http11 },
             headers: names.into_iter().enumerate().map(|(i, n)| Header { name: n.into_bytes(), value: value(i) }).collect(),
             credentials: Credentials { cookie, ..Credentials::default() }, target_redacted: redact == 3,

@@ -123,17 +123,12 @@ impl<W: Write> TraceWriter<W> {
         if event.at.0 < self.last_ns {
             return Err(TraceError::OutOfOrder { at_ns: event.at.0, last_ns: self.last_ns });
         }
-        if let Some(request) = event.request() {
-            let found = request.shape.weight();
-            if found > EVENT_BYTES_MAX {
-                return Err(TraceError::EventTooLarge { found, max: EVENT_BYTES_MAX });
-            }
-            self.requests += 1;
-        }
+        let too_large = |found| TraceError::EventTooLarge { found, max: EVENT_BYTES_MAX };
+        self.block.push(event, EVENT_BYTES_MAX).map_err(too_large)?;
+        self.requests += u64::from(event.request().is_some());
         self.last_ns = event.at.0;
         self.sessions.insert(event.session.ordinal);
         self.curve.add(event);
-        self.block.push(event);
         if self.block.len() >= BLOCK_EVENTS_MAX || self.block.weight() >= BLOCK_RAW_BYTES_TARGET {
             self.flush_block()?;
         }

@@ -29,12 +29,12 @@ pub fn write(file: &Path, rate: u64, seconds: u64, sessions: u64) {
     };
     let mut writer = TraceWriter::new(BufWriter::new(File::create(file).unwrap()), &meta).unwrap();
     let shape = Arc::new(RequestShape {
-        method: b"GET".to_vec(),
+        method: b"GET"[..].into(),
         scheme: Scheme::Http,
         authority: None,
-        target: b"/".to_vec(),
+        target: b"/"[..].into(),
         version: Version::Http11,
-        headers: Vec::new(),
+        headers: [].into(),
         credentials: Credentials::default(),
         target_redacted: false,
     });

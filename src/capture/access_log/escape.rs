@@ -29,7 +29,7 @@ pub fn unescape(raw: &[u8], escape: Escape) -> Cow<'_, [u8]> {
         Escape::Hash => b'#',
         Escape::Plus => b'+',
     };
-    if !raw.contains(&sign) {
+    if memchr::memchr(sign, raw).is_none() {
         return Cow::Borrowed(raw);
     }
     let (mut out, mut rest) = (Vec::with_capacity(raw.len()), raw);

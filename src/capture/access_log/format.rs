@@ -149,6 +149,12 @@ impl Format {
         true
     }
 
+    /// Whether lines of such a log say how those behind them are read.
+    #[must_use]
+    pub fn has_headers(&self) -> bool {
+        matches!(self.kind, Kind::W3c(_))
+    }
+
     /// Reads one object of a JSON log or an HTTP archive.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! by rule, and marked so in the trace: nothing here pretends to be recorded.
 //!
 //! ```text
-//! line -> Format (template, JSON, W3C) -> Row -> shape -> Window (spread, order) -> Sessions -> events
+//! line -> Format (template, JSON, W3C) -> Row -> Shapes -> Window (spread, order) -> Sessions -> events
 //! ```
 
 pub mod apache;
@@ -16,27 +16,24 @@ pub mod nginx;
 pub mod presets;
 pub mod row;
 pub mod session;
+pub mod shapes;
 pub mod spread;
 pub mod template;
 pub mod w3c;
 pub mod window;
 pub mod wrapper;
 
-use std::sync::Arc;
-
 use self::format::Format;
 use self::row::{LineError, Row};
-use self::session::{Hash128, Sessions, Who, hash128};
+use self::session::{Sessions, Who};
+pub use self::shapes::{Shapes, make_shape};
 use self::window::{Held, Window};
 use super::RawEvent;
 use super::order::Until;
 use super::redact::Redactor;
-use crate::limits::{LOG_LINE_BYTES_MAX, LOG_SHAPES_MAX};
-use crate::lookup::Lookup;
-use crate::trace::shape::SharedShape;
-use crate::trace::{EventKind, Fact, Item, Ledger, Position, Provenance, RequestFacts, Scheme};
+use crate::limits::{LOG_CHUNK_LINES, LOG_LINE_BYTES_MAX};
+use crate::trace::{EventKind, Fact, Item, Ledger, Position, Provenance, RequestFacts};
 use crate::units::WallTime;
-use crate::wire::head::{HeaderLine, RequestHead, Version};
 
 /// One log of a capture.
 #[derive(Debug, Clone, Default)]
@@ -47,27 +44,93 @@ pub struct LogSource {
     pub behind_proxy: bool,
     /// Which of the trace's sources it is.
     number: u32,
+    /// Which of the logs it is.
+    index: u64,
     /// Lines taken from it.
     lines: u64,
+}
+
+/// What a line said, before it has a place among the others.
+#[derive(Debug)]
+pub struct Line {
+    held: Held,
+    mark: template::Mark,
+    resolution_ns: u64,
 }
 
 impl LogSource {
     /// A log that is the trace's source `number`.
     #[must_use]
     pub fn new(format: Format, behind_proxy: bool, number: u32) -> Self {
-        Self { format, behind_proxy, number, lines: 0 }
+        Self { format, behind_proxy, number, index: 0, lines: 0 }
     }
+
+    /// Takes from whole lines what they say of the lines behind them. They are read elsewhere.
+    pub fn pass(&mut self, lines: &[u8]) {
+        if self.format.has_headers() {
+            lines.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).for_each(|line| {
+                self.format.comment(line);
+            });
+        }
+    }
+
+    /// Reads a line without its end; `None` where it is one that says nothing. Depends on the line and on the headers of the
+    /// log before it, and on no other line: chunks of a log may be read side by side.
+    ///
+    /// # Errors
+    /// Why it is not used: [`LineError`]; never fatal.
+    pub fn read(&mut self, text: &[u8], shapes: &mut Shapes) -> Result<Option<Line>, LineError> {
+        let line = text.trim_ascii();
+        if line.is_empty() {
+            return Ok(None);
+        }
+        if line.len() > LOG_LINE_BYTES_MAX {
+            return Err(LineError::TooLong);
+        }
+        if self.format.comment(line) {
+            return Ok(None);
+        }
+        let (row, mark) = self.format.parse(line)?;
+        hold(&row, mark, (self.index, self.behind_proxy), shapes)
+    }
+}
+
+/// What a row says of a request, made by a log of this index, which was written behind a proxy or not.
+fn hold(
+    row: &Row<'_>,
+    mark: template::Mark,
+    (index, behind_proxy): (u64, bool),
+    shapes: &mut Shapes,
+) -> Result<Option<Line>, LineError> {
+    let (stamp, mark) = match (row.start_stamp, row.stamp) {
+        (Some(start), _) => (start, template::Mark::Start),
+        (None, Some(stamp)) => (stamp, mark),
+        (None, None) => return Ok(None),
+    };
+    let (shape, bytes) = shapes.of(row)?;
+    let held = Held {
+        at: stamp.at,
+        arrival: Provenance::Inferred,
+        who: Who::of(row, shapes.seed(), index, behind_proxy),
+        shape,
+        bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        status: row.status,
+        request_body: row.request_body,
+        response_len: row.response_len,
+        duration_ns: row.duration_ns,
+        cache: row.cache,
+    };
+    Ok(Some(Line { held, mark, resolution_ns: stamp.resolution_ns }))
 }
 
 /// Turns the lines of one or more logs into raw events.
 #[derive(Debug)]
 pub struct LogRecorder {
-    redactor: Redactor,
     sources: Vec<LogSource>,
-    seed: u64,
     window: Window,
     sessions: Sessions,
-    shapes: Lookup<Hash128, SharedShape>,
+    shapes: Shapes,
+    lines: u64,
     ledger: Ledger,
     out: Vec<RawEvent>,
     last: WallTime,
@@ -80,12 +143,11 @@ impl LogRecorder {
     #[must_use]
     pub fn new(seed: u64, redactor: Redactor) -> Self {
         Self {
-            redactor,
             sources: Vec::new(),
-            seed,
             window: Window::new(seed),
             sessions: Sessions::default(),
-            shapes: Lookup::default(),
+            shapes: Shapes::new(seed, redactor),
+            lines: 0,
             ledger: Ledger::default(),
             out: Vec::new(),
             last: WallTime(0),
@@ -102,11 +164,12 @@ impl LogRecorder {
     /// What its requests are redacted with.
     #[must_use]
     pub fn redactor(&self) -> &Redactor {
-        &self.redactor
+        self.shapes.redactor()
     }
 
     /// Adds a log; the number returned goes with its lines.
-    pub fn add_source(&mut self, source: LogSource) -> usize {
+    pub fn add_source(&mut self, mut source: LogSource) -> usize {
+        source.index = self.sources.len() as u64;
         self.sources.push(source);
         self.sources.len() - 1
     }
@@ -116,21 +179,61 @@ impl LogRecorder {
     /// # Errors
     /// Why it was not used: [`LineError`], already counted in the ledger; never fatal.
     pub fn line(&mut self, source: usize, text: &[u8]) -> Result<Option<WallTime>, LineError> {
+        if self.lines.is_multiple_of(LOG_CHUNK_LINES) {
+            self.shapes.begin();
+        }
+        self.lines += 1;
+        let Some(place) = self.sources.get_mut(source) else { return Err(LineError::Missing("format")) };
+        let read = place.read(text, &mut self.shapes);
+        self.take(source, text.len(), read)
+    }
+
+    /// A memory of shapes like its own, to read lines elsewhere.
+    #[must_use]
+    pub fn shapes(&self) -> Shapes {
+        Shapes::new(self.shapes.seed(), self.redactor().clone())
+    }
+
+    /// A log as it is now, to read lines of it elsewhere.
+    #[must_use]
+    pub fn source(&self, source: usize) -> LogSource {
+        self.sources.get(source).cloned().unwrap_or_default()
+    }
+
+    /// Takes what was read of a line of so many bytes. See [`Self::line`].
+    ///
+    /// # Errors
+    /// The line's, counted.
+    pub fn take(
+        &mut self,
+        source: usize,
+        bytes: usize,
+        read: Result<Option<Line>, LineError>,
+    ) -> Result<Option<WallTime>, LineError> {
         if let Some(place) = self.sources.get_mut(source) {
             place.lines += 1;
             self.ledger.at(Position { source: place.number, number: place.lines });
         }
         self.ledger.count(Item::Lines);
-        self.ledger.add(Item::Bytes, text.len() as u64 + 1);
-        let line = text.trim_ascii();
-        if line.is_empty() {
-            return Ok(None);
+        self.ledger.add(Item::Bytes, bytes as u64 + 1);
+        self.place(read)
+    }
+
+    fn place(&mut self, read: Result<Option<Line>, LineError>) -> Result<Option<WallTime>, LineError> {
+        match read {
+            Ok(Some(line)) => {
+                let at = line.held.at;
+                self.resolution_ns = self.resolution_ns.max(line.resolution_ns);
+                self.window.push(line.held, line.mark, line.resolution_ns);
+                self.drain(Until::Full);
+                Ok(Some(at))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.count_bad(error);
+                Err(error)
+            }
         }
-        let taken = self.take(source, line);
-        if let Err(error) = taken {
-            self.count_bad(error);
-        }
-        taken
     }
 
     /// Takes a request that was read elsewhere, with an exact stamp of its beginning.
@@ -148,15 +251,10 @@ impl LogRecorder {
         place.lines += 1;
         self.ledger.at(Position { source: place.number, number: place.lines });
         self.ledger.count(Item::Lines);
-        let behind_proxy = place.behind_proxy;
-        let read = place.format.parse_value(value);
-        match read {
-            Ok((row, mark)) => Ok(self.hold(source, &row, mark, behind_proxy)),
-            Err(error) => {
-                self.count_bad(error);
-                Err(error)
-            }
-        }
+        let of = (place.index, place.behind_proxy);
+        let read =
+            place.format.parse_value(value).and_then(|(row, mark)| hold(&row, mark, of, &mut self.shapes));
+        self.place(read)
     }
 
     /// Counts what was not used, by its reason.
@@ -164,82 +262,9 @@ impl LogRecorder {
         self.ledger.count(match error {
             LineError::Request => Item::MalformedLines,
             LineError::Other => Item::OtherLines,
+            LineError::Grown => Item::TooLarge,
             _ => Item::UnparsedLines,
         });
-    }
-
-    fn take(&mut self, source: usize, line: &[u8]) -> Result<Option<WallTime>, LineError> {
-        if line.len() > LOG_LINE_BYTES_MAX {
-            return Err(LineError::TooLong);
-        }
-        let Some(place) = self.sources.get_mut(source) else { return Err(LineError::Missing("format")) };
-        let behind_proxy = place.behind_proxy;
-        // Out of its place, because rows borrow from it while the rest of this is used.
-        let mut format = std::mem::take(&mut place.format);
-        let taken = if format.comment(line) {
-            Ok(None)
-        } else {
-            format.parse(line).map(|(row, mark)| self.hold(source, &row, mark, behind_proxy))
-        };
-        if let Some(place) = self.sources.get_mut(source) {
-            place.format = format;
-        }
-        taken
-    }
-
-    fn hold(
-        &mut self,
-        source: usize,
-        row: &Row<'_>,
-        mark: template::Mark,
-        behind_proxy: bool,
-    ) -> Option<WallTime> {
-        let (stamp, mark) = match (row.start_stamp, row.stamp) {
-            (Some(start), _) => (start, template::Mark::Start),
-            (None, Some(stamp)) => (stamp, mark),
-            (None, None) => return None,
-        };
-        self.resolution_ns = self.resolution_ns.max(stamp.resolution_ns);
-        let held = Held {
-            at: stamp.at,
-            arrival: Provenance::Inferred,
-            who: Who::of(row, self.seed, source as u64, behind_proxy),
-            shape: self.shape(row),
-            status: row.status,
-            request_body: row.request_body,
-            response_len: row.response_len,
-            duration_ns: row.duration_ns,
-            cache: row.cache,
-        };
-        self.window.push(held, mark, stamp.resolution_ns);
-        self.drain(Until::Full);
-        Some(stamp.at)
-    }
-
-    /// The shape of a line's request. Lines that are alike share one, which is made once.
-    fn shape(&mut self, row: &Row<'_>) -> SharedShape {
-        let version = row.version.unwrap_or(Version::Http11);
-        let flags = [
-            version as u8,
-            u8::from(row.user) | u8::from(row.cookie) << 1 | u8::from(row.authorization) << 2,
-            row.scheme.map_or(0, |s| 1 + s as u8),
-        ];
-        let known: [&[u8]; 6] = [&flags, &row.method, &row.target, &row.host, &row.user_agent, &row.referer];
-        let key = if row.headers.is_empty() {
-            hash128(self.seed, &known)
-        } else {
-            hash128(self.seed, &(known, &row.headers))
-        };
-        if let Some(shape) = self.shapes.get(&key) {
-            return Arc::clone(shape);
-        }
-        // A log whose targets never repeat must not fill the memory.
-        if self.shapes.len() >= LOG_SHAPES_MAX {
-            self.shapes.clear();
-        }
-        let shape = Arc::new(make_shape(row, &self.redactor));
-        self.shapes.insert(key, Arc::clone(&shape));
-        shape
     }
 
     fn drain(&mut self, until: Until) {
@@ -263,6 +288,7 @@ impl LogRecorder {
             let kind = EventKind::Request(facts);
             self.out.push(RawEvent {
                 at: held.at,
+                bytes: held.bytes,
                 owner: place.session,
                 connection: place.connection,
                 kind,
@@ -294,7 +320,7 @@ impl LogRecorder {
 
     /// Places all lines that wait, ends all sessions, and begins anew with the same logs.
     pub fn renew(&mut self) -> (Vec<RawEvent>, Ledger) {
-        let mut next = Self::new(self.seed, self.redactor.clone());
+        let mut next = Self::new(self.shapes.seed(), self.redactor().clone());
         next.sources = std::mem::take(&mut self.sources);
         next.resolution_ns = self.resolution_ns;
         std::mem::replace(self, next).finish()
@@ -307,32 +333,4 @@ impl LogRecorder {
         self.sessions.finish(&mut self.out);
         (self.out, self.ledger)
     }
-}
-
-/// The shape of a line's request, redacted.
-#[must_use]
-pub fn make_shape(row: &Row<'_>, redactor: &Redactor) -> crate::trace::RequestShape {
-    let version = row.version.unwrap_or(Version::Http11);
-    let field = |name: &str, value: &[u8]| {
-        (!value.is_empty()).then(|| HeaderLine { name: name.as_bytes().to_vec(), value: value.to_vec() })
-    };
-    let known =
-        [field("Host", &row.host), field("User-Agent", &row.user_agent), field("Referer", &row.referer)];
-    let mut headers: Vec<HeaderLine> = known.into_iter().flatten().collect();
-    headers.extend(
-        row.headers.iter().map(|(name, value)| HeaderLine { name: name.clone(), value: value.to_vec() }),
-    );
-    let before = headers.len();
-    // The log says that somebody was logged in, or sent cookies: the request needed what it does not show.
-    if row.user || row.authorization {
-        headers.extend(field("Authorization", b"-"));
-    }
-    if row.cookie {
-        headers.extend(field("Cookie", b"-"));
-    }
-    let secure = row.scheme == Some(Scheme::Https) || row.target.starts_with(b"https://");
-    let head = RequestHead { method: row.method.to_vec(), target: row.target.to_vec(), version, headers };
-    let mut shape = redactor.shape(&head, if secure { Scheme::Https } else { Scheme::Http });
-    shape.headers.truncate(before);
-    shape
 }

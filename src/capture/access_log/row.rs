@@ -37,6 +37,12 @@ pub enum LineError {
     /// A line of a program about itself, among access lines.
     #[error("not an access line")]
     Other,
+    /// Redaction makes it longer than a trace may hold.
+    #[error(
+        "with what stands in for secrets, its request is longer than {} bytes",
+        crate::trace::writer::EVENT_BYTES_MAX
+    )]
+    Grown,
     /// The line is too long.
     #[error("longer than {} bytes", crate::limits::LOG_LINE_BYTES_MAX)]
     TooLong,

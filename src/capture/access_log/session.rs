@@ -119,6 +119,7 @@ impl Session {
             owner: self.number,
             connection: i as u16,
             kind: EventKind::Close(INFERRED),
+            bytes: 0,
             client: None,
         }));
     }
@@ -169,6 +170,7 @@ impl Sessions {
                 owner: number,
                 connection,
                 kind: EventKind::Open(INFERRED),
+                bytes: 0,
                 client: None,
             });
         });

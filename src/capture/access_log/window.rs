@@ -10,7 +10,7 @@ use super::session::Who;
 use super::spread::Spread;
 use super::template::Mark;
 use crate::capture::calendar::Calendar;
-use crate::capture::order::{Until, shape_bytes};
+use crate::capture::order::Until;
 use crate::limits::{LOG_LATE, LOG_WINDOW_BYTES_MAX, LOG_WINDOW_LINES_MAX};
 use crate::trace::Provenance;
 use crate::trace::shape::SharedShape;
@@ -28,6 +28,8 @@ pub struct Held {
     pub who: Who,
     /// Shape.
     pub shape: SharedShape,
+    /// Bytes of the shape that nothing else is reckoned to hold.
+    pub bytes: u32,
     /// Status.
     pub status: Option<u16>,
     /// Body bytes of the request.
@@ -44,7 +46,7 @@ pub struct Held {
 const AHEAD_LINES: u32 = 16;
 
 fn bytes_of(held: &Held) -> usize {
-    std::mem::size_of::<Held>() + 16 + shape_bytes(&held.shape)
+    std::mem::size_of::<Held>() + 16 + held.bytes as usize
 }
 
 /// Lines that wait for their place.
@@ -156,12 +158,12 @@ mod tests {
 
     fn line(second: u64, n: u64) -> Held {
         let shape = RequestShape {
-            method: b"GET".to_vec(),
+            method: b"GET"[..].into(),
             scheme: Scheme::Http,
             authority: None,
-            target: format!("/{n}").into_bytes(),
+            target: format!("/{n}").into_bytes().into(),
             version: Version::Http11,
-            headers: Vec::new(),
+            headers: [].into(),
             credentials: crate::trace::Credentials::default(),
             target_redacted: false,
         };
@@ -169,6 +171,7 @@ mod tests {
             at: WallTime(second * NANOS_PER_SEC),
             arrival: Provenance::Inferred,
             who: Who { key: (n, 0), recorded: false, shared: false },
+            bytes: crate::capture::order::shape_bytes(&shape),
             shape: Arc::new(shape),
             status: None,
             request_body: None,

@@ -95,7 +95,25 @@ const STATIC_NAMES: [&str; 20] = [
 /// every part of the key counts.
 #[must_use]
 pub(super) fn is_sensitive_key(key: &[u8]) -> bool {
-    percent_decode(key).split(|b| b"[].".contains(b)).any(|part| is_one_of(part, &SENSITIVE_KEYS))
+    percent_decode(key)
+        .split(|b| b"[].".contains(b))
+        .any(|part| may_be_sensitive(part) && is_one_of(part, &SENSITIVE_KEYS))
+}
+
+/// Whether a sensitive key begins with the same letter and is as long: most parts are no key by that alone.
+fn may_be_sensitive(part: &[u8]) -> bool {
+    /// Lengths of keys, a bit each, by their first byte.
+    const LENGTHS: [u32; 256] = {
+        let (mut lengths, mut i) = ([0; 256], 0);
+        while i < SENSITIVE_KEYS.len() {
+            let key = SENSITIVE_KEYS[i].as_bytes();
+            lengths[key[0] as usize] |= 1 << key.len();
+            i += 1;
+        }
+        lengths
+    };
+    let (Some(first), Ok(len)) = (part.first(), u32::try_from(part.len())) else { return false };
+    LENGTHS[usize::from(first.to_ascii_lowercase())].checked_shr(len).is_some_and(|bits| bits & 1 == 1)
 }
 
 /// Whether `name` is one of `list`, without regard to case.
@@ -112,16 +130,33 @@ pub(super) fn looks_secret(raw: &[u8]) -> bool {
         return false;
     }
     let text = percent_decode(raw);
-    let (mut at_signs, mut dots, mut digits) = (0, 0, 0);
-    for byte in text.iter() {
-        at_signs += usize::from(*byte == b'@');
-        dots += usize::from(*byte == b'.');
-        digits += usize::from(byte.is_ascii_digit());
-    }
+    let (at_signs, dots, digits) = counts(&text);
     (dots >= 2 && has_jwt(&text))
         || (digits >= 13 && has_card(&text))
         || (at_signs > 0 && text.split(|b| b" ,;:()<>\"'|".contains(b)).any(looks_like_mail))
         || (digits > 0 && text.len() >= TOKEN_BYTES_MIN && !is_static(&text) && has_random(&text))
+}
+
+/// At-signs, dots and digits of a text, in one pass: each a field of a number.
+fn counts(text: &[u8]) -> (u64, u64, u64) {
+    const FIELD: u32 = 21;
+    const ONE: u64 = 1;
+    const CLASS: [u64; 256] = {
+        let (mut class, mut digit) = ([0; 256], b'0');
+        class[b'@' as usize] = ONE;
+        class[b'.' as usize] = ONE << FIELD;
+        while digit <= b'9' {
+            class[digit as usize] = ONE << (2 * FIELD);
+            digit += 1;
+        }
+        class
+    };
+    // No field of a piece can overflow.
+    text.chunks((1 << FIELD) - 1).fold((0, 0, 0), |all, piece| {
+        let sum = piece.iter().fold(0u64, |sum, b| sum.wrapping_add(CLASS[usize::from(*b)]));
+        let field = |n: u32| sum >> (n * FIELD) & ((ONE << FIELD) - 1);
+        (all.0 + field(0), all.1 + field(1), all.2 + field(2))
+    })
 }
 
 /// The name of a file whose version is no secret.
@@ -154,9 +189,14 @@ fn has_card(text: &[u8]) -> bool {
 /// At least 20 characters of hexadecimal, or of mixed letters and digits without a word's look: tokens in
 /// reset links, invitations and keys.
 fn has_random(text: &[u8]) -> bool {
-    text.split(|b| !b.is_ascii_hexdigit() && *b != b'-').any(is_hex)
-        || text.split(|b| !b.is_ascii_alphanumeric() && !b"-_+=".contains(b)).any(is_mixed)
-        || text.split(|b| !b.is_ascii_alphanumeric()).any(is_shuffled)
+    // The runs of all three kinds lie within those of the widest one, and most texts have none that is long enough.
+    text.split(|b| !b.is_ascii_alphanumeric() && !b"-_+=".contains(b))
+        .filter(|w| w.len() >= TOKEN_BYTES_MIN)
+        .any(|word| {
+            is_mixed(word)
+                || word.split(|b| !b.is_ascii_hexdigit() && *b != b'-').any(is_hex)
+                || word.split(|b| !b.is_ascii_alphanumeric()).any(is_shuffled)
+        })
 }
 
 fn is_hex(run: &[u8]) -> bool {
@@ -197,24 +237,34 @@ fn luhn(text: &[u8]) -> bool {
     sum.is_multiple_of(10)
 }
 
+/// The value of a hexadecimal digit; what is none has one of 16 and more.
+const HEX: [u8; 256] = {
+    let (mut hex, mut digit) = ([0x80; 256], 0);
+    while digit < 16 {
+        hex[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        hex[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    hex
+};
+
 /// Undoes percent-encoding; what is no code stays as it is.
 pub(super) fn percent_decode(raw: &[u8]) -> Cow<'_, [u8]> {
-    if !raw.contains(&b'%') {
-        return Cow::Borrowed(raw);
-    }
-    let hex = |b: Option<&u8>| b.and_then(|b| char::from(*b).to_digit(16));
-    let (mut out, mut i) = (Vec::with_capacity(raw.len()), 0);
-    while i < raw.len() {
-        match (raw[i], hex(raw.get(i + 1)), hex(raw.get(i + 2))) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                i += 3;
+    let Some(first) = memchr::memchr(b'%', raw) else { return Cow::Borrowed(raw) };
+    let mut out = Vec::with_capacity(raw.len());
+    out.extend_from_slice(&raw[..first]);
+    let mut rest = &raw[first..];
+    while let Some((byte, behind)) = rest.split_first() {
+        rest = match (*byte, behind) {
+            (b'%', [high, low, behind @ ..]) if (HEX[usize::from(*high)] | HEX[usize::from(*low)]) < 16 => {
+                out.push(HEX[usize::from(*high)] << 4 | HEX[usize::from(*low)]);
+                behind
             }
-            (byte, _, _) => {
-                out.push(byte);
-                i += 1;
+            _ => {
+                out.push(*byte);
+                behind
             }
-        }
+        };
     }
     Cow::Owned(out)
 }
@@ -263,5 +313,7 @@ mod tests {
             Vec::<&&str>::new()
         );
         assert!(is_sensitive_key(b"form%5Buser%5D[PassWord]") && !is_sensitive_key(b"passage"));
+        assert!(SENSITIVE_KEYS.iter().all(|k| is_sensitive_key(k.to_uppercase().as_bytes())));
+        assert!(!is_sensitive_key(&[b'p'; 100]) && !is_sensitive_key(b""));
     }
 }

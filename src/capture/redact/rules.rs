@@ -167,7 +167,9 @@ impl Rules {
 
     /// The rule for a query key, decoded, in any case.
     pub(super) fn query(&self, key: &[u8]) -> Option<&Fate> {
-        if let Some(fate) = self.query.get(&key.to_ascii_lowercase()) {
+        if !self.query.is_empty()
+            && let Some(fate) = self.query.get(&key.to_ascii_lowercase())
+        {
             return Some(fate);
         }
         self.hash_other_queries.then_some(&Fate::Hash)

@@ -160,8 +160,9 @@ impl Sink {
     /// Writes the events whose place is certain.
     pub(super) fn drain(&mut self, until: Until) -> anyhow::Result<()> {
         while let Some(event) = self.order.next(until, &mut self.ledger) {
-            // Redaction makes some targets longer; one request must not end the capture of all others.
-            if matches!(&event.kind, EventKind::Request(r) if r.shape.weight() > EVENT_BYTES_MAX) {
+            // Redaction makes some targets longer; one request must not end the capture of all others. Those of logs were looked at.
+            let may_be = event.bytes as usize > EVENT_BYTES_MAX;
+            if matches!(&event.kind, EventKind::Request(r) if may_be && r.shape.weight() > EVENT_BYTES_MAX) {
                 self.ledger.count(Item::TooLarge);
                 continue;
             }
