@@ -1,17 +1,21 @@
-//! Access-log files, line by line, into a [`LogRecorder`].
+//! Access-log files, chunk by chunk, into a [`LogRecorder`].
 //!
 //! Several logs are read side by side, the one that is furthest back in time first: rotated files may be named in any
-//! order, and those of several workers or servers overlap.
+//! order, and those of several workers or servers overlap. Lines are read by threads, where there are cores for them, and
+//! used in their order.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 
+use anyhow::Context;
+
+use super::log_chunk::{Ahead, Cutter, ReadLine, Readers};
 use crate::capture::access_log::row::LineError;
 use crate::capture::access_log::{LogRecorder, LogSource};
-use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::limits::{LOG_CHUNK_BYTES, LOG_CHUNKS_BYTES_MAX, LOG_THREADS_MAX};
 use crate::trace::Item;
 use crate::units::WallTime;
 
-/// Lines read from one log before it is looked for another that is further back.
+/// Lines used of one log before it is looked for another that is further back.
 const LINES_AT_ONCE: usize = 256;
 
 /// A line that was not used. Its text is not kept: it may hold secrets.
@@ -27,11 +31,19 @@ pub struct BadLine {
     pub error: LineError,
 }
 
+/// A log that is to be read.
+struct Planned {
+    name: String,
+    source: usize,
+    input: Box<dyn Read + Send>,
+}
+
 /// One log under way.
 struct Log {
     name: String,
     source: usize,
-    input: BufReader<Box<dyn Read + Send>>,
+    ahead: Ahead,
+    lines: std::vec::IntoIter<ReadLine>,
     line: u64,
     offset: u64,
     /// Stamp of the last request.
@@ -39,8 +51,20 @@ struct Log {
 }
 
 /// Logs to be read.
-#[derive(Default)]
-pub struct Logs(Vec<Log>);
+pub struct Logs {
+    logs: Vec<Planned>,
+    threads: usize,
+    chunk_bytes: usize,
+}
+
+impl Default for Logs {
+    /// No logs yet; they will be read by as many threads as there are cores, and by none of its own where there is one core.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if cores == 1 { 0 } else { cores.min(LOG_THREADS_MAX) };
+        Self { logs: Vec::new(), threads, chunk_bytes: LOG_CHUNK_BYTES }
+    }
+}
 
 impl Logs {
     /// Adds one.
@@ -52,14 +76,7 @@ impl Logs {
         input: Box<dyn Read + Send>,
     ) {
         let source = recorder.add_source(source);
-        let input = BufReader::with_capacity(1 << 20, input);
-        self.0.push(Log { name, source, input, line: 0, offset: 0, at: WallTime(0) });
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.logs.push(Planned { name, source, input });
     }
 
     /// Reads all lines. `bad` is called for each line that could not be used, `each` now and then.
@@ -67,22 +84,32 @@ impl Logs {
     /// # Errors
     /// When a medium fails, or `each` does. A bad line is never an error, nor is a cut compressed file: it is counted.
     pub fn read(
-        mut self,
+        self,
         recorder: &mut LogRecorder,
         mut bad: impl FnMut(BadLine),
         mut each: impl FnMut(&mut LogRecorder) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut text = Vec::new();
-        while let Some((index, _)) = self.0.iter().enumerate().min_by_key(|(_, l)| l.at) {
+        let mut readers = Readers::new(self.threads, || recorder.shapes())?;
+        // Many logs share the memory that one may use. Their number is part of the input: it decides nothing by chance.
+        let share = LOG_CHUNKS_BYTES_MAX / self.logs.len().max(1);
+        let most = if share >= LOG_CHUNK_BYTES * (self.threads + 1) { self.threads + 1 } else { 1 };
+        let begin = |planned: Planned| {
+            let Planned { name, source, input } = planned;
+            let cutter = Cutter::new(input, recorder.source(source), self.chunk_bytes.min(share));
+            let (ahead, lines, at) = (Ahead::new(cutter, most), Vec::new().into_iter(), WallTime(0));
+            Log { name, source, ahead, lines, line: 0, offset: 0, at }
+        };
+        let mut logs: Vec<Log> = self.logs.into_iter().map(begin).collect();
+        while let Some((index, _)) = logs.iter().enumerate().min_by_key(|(_, l)| l.at) {
             let mut more = true;
             for _ in 0..LINES_AT_ONCE {
-                more = self.0[index].next(recorder, &mut text, &mut bad)?;
+                more = logs[index].next(&mut readers, recorder, &mut bad)?;
                 if !more {
                     break;
                 }
             }
             if !more {
-                self.0.remove(index);
+                logs.remove(index);
             }
             each(recorder)?;
         }
@@ -91,66 +118,39 @@ impl Logs {
 }
 
 impl Log {
-    /// Takes one line; false at the end.
+    /// Uses one line; false at the end.
     fn next(
         &mut self,
+        readers: &mut Readers,
         recorder: &mut LogRecorder,
-        text: &mut Vec<u8>,
         bad: &mut impl FnMut(BadLine),
     ) -> anyhow::Result<bool> {
-        text.clear();
-        let limit = LOG_LINE_BYTES_MAX as u64 + 2;
-        let n = match self.input.by_ref().take(limit).read_until(b'\n', text) {
-            Ok(n) => n,
-            // A compressed file that was cut, or has something else behind it.
-            Err(e) if is_cut(&e) => {
+        let Some(ReadLine { len, step, said }) = self.next_line(readers)? else {
+            if self.ahead.is_cut() {
                 recorder.ledger_mut().count(Item::CutFiles);
-                return Ok(false);
             }
-            Err(e) => return Err(anyhow::Error::from(e).context(format!("cannot read {}", self.name))),
-        };
-        if n == 0 {
             return Ok(false);
-        }
+        };
         self.line += 1;
-        let mut extra = 0;
-        if !text.ends_with(b"\n") && n as u64 == limit {
-            extra = match skip_line(&mut self.input) {
-                Ok(n) => n,
-                Err(e) if is_cut(&e) => 0,
-                Err(e) => return Err(anyhow::Error::from(e).context(format!("cannot read {}", self.name))),
-            };
-        }
-        let bytes = text.strip_suffix(b"\n").unwrap_or(text);
-        let bytes = if self.line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes) } else { bytes };
-        match recorder.line(self.source, bytes) {
+        match recorder.take(self.source, len, said) {
             Ok(Some(at)) => self.at = self.at.max(at),
             Ok(None) => {}
             Err(error) => {
                 bad(BadLine { log: self.name.clone(), line: self.line, offset: self.offset, error });
             }
         }
-        self.offset += n as u64 + extra;
+        self.offset += step;
         Ok(true)
     }
-}
 
-fn is_cut(e: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-    matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof)
-}
-
-/// Skips to behind the next line end and returns how many bytes that was.
-fn skip_line(input: &mut impl BufRead) -> std::io::Result<u64> {
-    let mut skipped = 0;
-    loop {
-        let buffer = input.fill_buf()?;
-        let end = buffer.iter().position(|b| *b == b'\n').map(|i| i + 1);
-        let n = end.unwrap_or(buffer.len());
-        input.consume(n);
-        skipped += n as u64;
-        if end.is_some() || n == 0 {
-            return Ok(skipped);
+    fn next_line(&mut self, readers: &mut Readers) -> anyhow::Result<Option<ReadLine>> {
+        loop {
+            if let Some(line) = self.lines.next() {
+                return Ok(Some(line));
+            }
+            let next = self.ahead.next(readers).with_context(|| format!("cannot read {}", self.name))?;
+            let Some(lines) = next else { return Ok(None) };
+            self.lines = lines.into_iter();
         }
     }
 }
@@ -163,15 +163,26 @@ mod tests {
     use crate::capture::RawEvent;
     use crate::capture::access_log::format::Format;
     use crate::capture::redact::Redactor;
+    use crate::limits::LOG_LINE_BYTES_MAX;
     use crate::trace::{EventKind, Ledger};
 
     fn read(logs: &[&str]) -> (Vec<BadLine>, Vec<RawEvent>, Ledger) {
-        let (mut recorder, mut all, mut seen) =
-            (LogRecorder::new(1, Redactor::with_key(b"k")), Logs::default(), Vec::new());
-        for (i, text) in logs.iter().enumerate() {
-            let source = LogSource::new(Format::named("combined", &[]).unwrap(), false, 0);
-            let text = Cursor::new(text.as_bytes().to_vec());
-            all.add(&mut recorder, format!("log{i}"), source, Box::new(text));
+        let logs: Vec<Box<dyn Read + Send>> =
+            logs.iter().map(|l| Box::new(Cursor::new(l.as_bytes().to_vec())) as _).collect();
+        read_by(3, "combined", logs)
+    }
+
+    /// In the smallest chunks, by so many threads.
+    fn read_by(
+        threads: usize,
+        format: &str,
+        logs: Vec<Box<dyn Read + Send>>,
+    ) -> (Vec<BadLine>, Vec<RawEvent>, Ledger) {
+        let mut recorder = LogRecorder::new(1, Redactor::with_key(b"k"));
+        let (mut all, mut seen) = (Logs { logs: Vec::new(), threads, chunk_bytes: 0 }, Vec::new());
+        for (i, input) in logs.into_iter().enumerate() {
+            let source = LogSource::new(Format::named(format, &[]).unwrap(), false, i as u32);
+            all.add(&mut recorder, format!("log{i}"), source, input);
         }
         all.read(&mut recorder, |b| seen.push(b), |_| Ok(())).unwrap();
         let (events, ledger) = recorder.finish();
@@ -196,6 +207,67 @@ mod tests {
         assert!(matches!(bad[1].error, LineError::Form { .. }), "{:?}", bad[1]);
         assert_eq!(targets(&events).len(), 2);
         assert_eq!((ledger.get(Item::Lines), ledger.get(Item::UnparsedLines)), (Some(4), Some(2)));
+    }
+
+    /// Gives a few bytes at a time, and at its end says that it was cut.
+    struct Cut(Vec<u8>, usize);
+
+    impl Read for Cut {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let rest = &self.0[self.1..];
+            if rest.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            let n = rest.len().min(buffer.len()).min(4_999);
+            buffer[..n].copy_from_slice(&rest[..n]);
+            self.1 += n;
+            Ok(n)
+        }
+    }
+
+    /// A log whose columns change on the way, with lines that are none, some longer than a chunk, and one cut in its middle.
+    fn w3c_log(salt: usize) -> Vec<u8> {
+        let mut out = b"\xef\xbb\xbf#Fields: date time cs-method cs-uri-stem sc-status\n".to_vec();
+        for n in 0..9_000usize {
+            let (m, s) = (n / 60 % 60, n % 60);
+            let time = format!("2026-03-01 {:02}:{m:02}:{s:02}", n / 3600);
+            match (n + salt) % 1_500 {
+                7 => out.extend_from_slice(b"#Fields: time date cs-method sc-status cs-uri-stem\n"),
+                300 => out.extend_from_slice(b"#Fields: date time cs-method cs-uri-stem sc-status\n"),
+                301 => out.extend(std::iter::repeat_n(b'x', LOG_LINE_BYTES_MAX * 4).chain([b'\n'])),
+                302 => out.extend_from_slice(b"nonsense\r\n\n"),
+                k if (8..300).contains(&k) => {
+                    let (date, clock) = time.split_once(' ').unwrap();
+                    out.extend(format!("{clock} {date} GET 200 /{n}?token=secret{salt}\n").into_bytes());
+                }
+                _ => out.extend(format!("{time} GET /{n}/a%20b 200\r\n").into_bytes()),
+            }
+        }
+        out.extend_from_slice(b"2026-03-01 03:00:00 GET /cut 200");
+        out
+    }
+
+    /// How many threads there are decides nothing: not what is used, not what is held, not what is said of bad lines.
+    #[test]
+    fn threads_and_pieces_change_nothing() {
+        let logs = |threads| {
+            let whole: Box<dyn Read + Send> = Box::new(Cursor::new(w3c_log(1)));
+            let (bad, events, ledger) = read_by(threads, "w3c", vec![whole, Box::new(Cut(w3c_log(700), 0))]);
+            (bad, events, ledger.rows().collect::<Vec<_>>())
+        };
+        let one = logs(0);
+        assert_eq!(one, logs(3));
+        let (bad, events, ledger) = one;
+        assert_eq!(bad.iter().filter(|b| b.error == LineError::TooLong).count(), 12);
+        let text = w3c_log(1);
+        for line in bad.iter().filter(|b| b.log == "log0") {
+            let at = line.offset as usize;
+            assert!(at == 0 || text[at - 1] == b'\n', "{line:?} begins where a line ends");
+            assert_eq!(line.line, 1 + text[..at].iter().filter(|b| **b == b'\n').count() as u64);
+        }
+        assert!(ledger.contains(&(Item::CutFiles, Some(1))), "{ledger:?}");
+        // Those of the first log and its last line; one fewer of the second.
+        assert_eq!(targets(&events).len(), 2 * 8_976 + 1);
     }
 
     /// Rotated files in the wrong order, and two that overlap, come out in the order of time.

@@ -6,6 +6,7 @@ pub mod gor_file;
 pub mod har_file;
 #[cfg(feature = "live")]
 pub mod live;
+mod log_chunk;
 pub mod log_file;
 pub mod open;
 pub mod position_file;

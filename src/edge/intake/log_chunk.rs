@@ -1,0 +1,267 @@
+//! A log in chunks of whole lines, and threads that read them.
+//!
+//! A chunk is cut where a line ends, behind as many bytes as were asked for, so that its bounds depend on the log alone: what
+//! is read of it is the same whoever reads it, and how many threads there are decides nothing but the time it takes. What a
+//! log says of itself on the way (the columns of a W3C log) is carried from chunk to chunk by the one that cuts.
+//! What it refuses to do: read a line that is longer than a chunk. It is skipped, and counted by its caller.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+
+use crate::capture::access_log::row::LineError;
+use crate::capture::access_log::{Line, LogSource, Shapes};
+use crate::limits::LOG_LINE_BYTES_MAX;
+
+/// A line that was read.
+#[derive(Debug)]
+pub(super) struct ReadLine {
+    /// Its bytes, without the line end.
+    pub(super) len: usize,
+    /// Bytes from its beginning to that of the next one.
+    pub(super) step: u64,
+    /// What it said.
+    pub(super) said: Result<Option<Line>, LineError>,
+}
+
+/// Whole lines of a log.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    bytes: Vec<u8>,
+    /// Bytes of a byte order mark at its beginning.
+    mark: usize,
+    /// Bytes of its only line that are not here: it is longer than a chunk.
+    skipped: u64,
+    /// The log as it is where the chunk begins.
+    source: LogSource,
+}
+
+impl Chunk {
+    /// Reads its lines.
+    pub(super) fn read(mut self, shapes: &mut Shapes) -> Vec<ReadLine> {
+        shapes.begin();
+        let mut out = Vec::with_capacity(self.bytes.len() / 128 + 1);
+        let (mut at, mut before) = (self.mark, self.mark as u64);
+        while at < self.bytes.len() {
+            let rest = &self.bytes[at..];
+            let (len, step) = match memchr::memchr(b'\n', rest) {
+                Some(end) => (end, end + 1),
+                None => (rest.len(), rest.len()),
+            };
+            let said = self.source.read(&rest[..len], shapes);
+            let step_all = std::mem::take(&mut before) + step as u64 + self.skipped;
+            out.push(ReadLine { len: len + self.skipped as usize, step: step_all, said });
+            at += step;
+        }
+        out
+    }
+}
+
+/// Cuts a log into chunks.
+pub(super) struct Cutter {
+    input: Box<dyn Read + Send>,
+    /// What came behind the last line end.
+    rest: Vec<u8>,
+    chunk_bytes: usize,
+    source: LogSource,
+    begun: bool,
+    ended: bool,
+    /// The medium was cut: a compressed file that ends too early, or has something else behind it.
+    pub(super) cut: bool,
+}
+
+/// What a log may begin with (a byte order mark).
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+impl Cutter {
+    /// Cuts `input` into chunks of about so many bytes, never less than the longest line.
+    pub(super) fn new(input: Box<dyn Read + Send>, source: LogSource, chunk_bytes: usize) -> Self {
+        let chunk_bytes = chunk_bytes.max(LOG_LINE_BYTES_MAX + 2);
+        Self { input, rest: Vec::new(), chunk_bytes, source, begun: false, ended: false, cut: false }
+    }
+
+    /// The next chunk.
+    ///
+    /// # Errors
+    /// When the medium fails. Where it was cut, the lines before are in the last chunk, and `cut` is set.
+    pub(super) fn next(&mut self) -> std::io::Result<Option<Chunk>> {
+        let mut bytes = std::mem::take(&mut self.rest);
+        self.fill(&mut bytes)?;
+        let mut skipped = 0;
+        if !self.ended {
+            match memchr::memrchr(b'\n', &bytes) {
+                Some(last) => self.rest = bytes.split_off(last + 1),
+                None => skipped = self.skip()?,
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let first = !std::mem::replace(&mut self.begun, true);
+        let source = self.source.clone();
+        let mark = if first && bytes.starts_with(MARK) { MARK.len() } else { 0 };
+        self.source.pass(&bytes[mark..]);
+        Ok(Some(Chunk { bytes, mark, skipped, source }))
+    }
+
+    /// Reads until there is a chunk, or no more.
+    fn fill(&mut self, bytes: &mut Vec<u8>) -> std::io::Result<()> {
+        let want = self.chunk_bytes.saturating_sub(bytes.len());
+        if self.ended || want == 0 {
+            return Ok(());
+        }
+        bytes.reserve_exact(want);
+        match self.input.by_ref().take(want as u64).read_to_end(bytes) {
+            Ok(n) => self.ended = n < want,
+            Err(e) if is_cut(&e) => {
+                (self.ended, self.cut) = (true, true);
+                // The line in which it was cut is none.
+                bytes.truncate(memchr::memrchr(b'\n', bytes).map_or(0, |last| last + 1));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    /// Skips to behind the next line end, and returns how many bytes that was.
+    fn skip(&mut self) -> std::io::Result<u64> {
+        let mut skipped = 0;
+        while !self.ended {
+            let mut more = Vec::new();
+            self.fill(&mut more)?;
+            match memchr::memchr(b'\n', &more) {
+                Some(end) => {
+                    self.rest = more.split_off(end + 1);
+                    return Ok(skipped + end as u64 + 1);
+                }
+                None => skipped += more.len() as u64,
+            }
+        }
+        Ok(skipped)
+    }
+}
+
+fn is_cut(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    matches!(e.kind(), InvalidData | InvalidInput | UnexpectedEof)
+}
+
+/// A chunk to be read, and where its lines go.
+type Job = (Chunk, SyncSender<Vec<ReadLine>>);
+
+/// Threads that read chunks; without any, they are read where they are asked for.
+pub(super) struct Readers {
+    jobs: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+    own: Shapes,
+}
+
+/// Lines that are being read, or were.
+pub(super) enum Lines {
+    Read(Vec<ReadLine>),
+    Soon(Receiver<Vec<ReadLine>>),
+}
+
+impl Readers {
+    /// As many threads as that; `shapes` makes what each of them remembers.
+    ///
+    /// # Errors
+    /// When a thread cannot be begun.
+    pub(super) fn new(threads: usize, shapes: impl Fn() -> Shapes) -> anyhow::Result<Self> {
+        let (jobs, waiting) = channel::<Job>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        let begin = |_| {
+            let (waiting, mut shapes) = (Arc::clone(&waiting), shapes());
+            let read = move || {
+                // The lock is held while waiting for a job, and not while doing it.
+                while let Ok((chunk, to)) = { waiting.lock().unwrap_or_else(PoisonError::into_inner).recv() }
+                {
+                    // Nobody waits any more where the capture failed.
+                    drop(to.send(chunk.read(&mut shapes)));
+                }
+            };
+            std::thread::Builder::new().name("log".to_owned()).spawn(read)
+        };
+        let threads = (0..threads).map(begin).collect::<std::io::Result<Vec<_>>>();
+        let threads = threads.context("cannot begin a thread that reads logs")?;
+        Ok(Self { jobs: Some(jobs).filter(|_| !threads.is_empty()), threads, own: shapes() })
+    }
+
+    /// Has a chunk read.
+    pub(super) fn read(&mut self, chunk: Chunk) -> Lines {
+        let Some(jobs) = &self.jobs else { return Lines::Read(chunk.read(&mut self.own)) };
+        let (to, soon) = sync_channel(1);
+        match jobs.send((chunk, to)) {
+            Ok(()) => Lines::Soon(soon),
+            // All threads have died; their panics were printed.
+            Err(lost) => Lines::Read(lost.0.0.read(&mut self.own)),
+        }
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
+}
+
+impl Lines {
+    /// The lines, when they are read.
+    ///
+    /// # Errors
+    /// When the thread that read them died.
+    pub(super) fn wait(self) -> anyhow::Result<Vec<ReadLine>> {
+        match self {
+            Self::Read(lines) => Ok(lines),
+            Self::Soon(soon) => soon.recv().context("a thread that reads logs died"),
+        }
+    }
+}
+
+/// Chunks of a log on their way, in their order.
+pub(super) struct Ahead {
+    cutter: Cutter,
+    on_the_way: VecDeque<Lines>,
+    most: usize,
+}
+
+impl Ahead {
+    /// At most `most` chunks are read ahead of the one that is used.
+    pub(super) fn new(cutter: Cutter, most: usize) -> Self {
+        Self { cutter, on_the_way: VecDeque::new(), most: most.max(1) }
+    }
+
+    /// Whether the medium was cut.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cutter.cut
+    }
+
+    /// The lines of the next chunk; `None` at the end of the log.
+    ///
+    /// # Errors
+    /// When the medium fails, or a thread died.
+    pub(super) fn next(&mut self, readers: &mut Readers) -> anyhow::Result<Option<Vec<ReadLine>>> {
+        let next = match self.on_the_way.pop_front() {
+            Some(next) => next,
+            None => match self.cutter.next()? {
+                Some(chunk) => readers.read(chunk),
+                None => return Ok(None),
+            },
+        };
+        // Without threads nothing would be gained by it.
+        while readers.jobs.is_some()
+            && self.on_the_way.len() < self.most
+            && let Some(chunk) = self.cutter.next()?
+        {
+            self.on_the_way.push_back(readers.read(chunk));
+        }
+        next.wait().map(Some)
+    }
+}
