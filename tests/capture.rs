@@ -151,6 +151,44 @@ fn the_same_traffic_twice_is_refused() {
     assert_eq!(code(&out), 0, "{}", text(&out));
 }
 
+/// Half of the lines say for whom a proxy asked: a person on a terminal is asked what that means, a daemon is warned.
+#[test]
+fn where_it_was_captured_is_asked_on_a_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, trace) = (dir.path().join("a.log"), dir.path().join("t"));
+    let line = |n: u32| {
+        let forwarded = if n.is_multiple_of(2) { "-".to_owned() } else { format!("192.0.2.{n}") };
+        format!("10.0.0.{n} - - [26/Nov/2026:03:00:00 +0000] \"GET /a HTTP/1.1\" 200 5 \"-\" \"a/1\" \"{forwarded}\"\n")
+    };
+    fs::write(&log, (0..100).map(line).collect::<String>()).unwrap();
+    let format = || {
+        let out = replay(&["trace", "info", "--json", &trace.display().to_string()]);
+        let info: Value = serde_json::from_slice(&out.stdout).unwrap();
+        info["sources"][0]["format"].as_str().unwrap().to_owned()
+    };
+    let command = format!("{REPLAY} capture {} -o {}", log.display(), trace.display());
+    for (says, behind) in [("p\n", true), ("e\n", false), ("\n", false)] {
+        let mut terminal = std::process::Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The end of what is typed ends the terminal: the pipe stays open until the program is done.
+        let mut typed = terminal.stdin.take().unwrap();
+        std::io::Write::write_all(&mut typed, says.as_bytes()).unwrap();
+        let out = terminal.wait_with_output().unwrap();
+        drop(typed);
+        let words = text(&out);
+        assert!(out.status.success() && words.contains("50 of 100 requests name a forwarded"), "{words}");
+        assert!(words.contains("(e)dge or behind a (p)roxy? [E/p]"), "{words}");
+        assert_eq!(format().ends_with("/behind-proxy"), behind, "{says:?}");
+    }
+    let (exit, _, words) = capture(&log, &trace);
+    assert!(exit == 0 && words.contains("which is a guess") && words.contains("--captured-at"), "{words}");
+    assert!(!format().ends_with("/behind-proxy"));
+}
+
 #[test]
 fn the_first_case_of_a_reason_is_named() {
     let dir = tempfile::tempdir().unwrap();

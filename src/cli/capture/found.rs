@@ -1,14 +1,16 @@
 //! What an input is, and how its first lines are understood.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, bail};
 
-use super::{CaptureOptions, CapturedAt};
+use super::{CaptureOptions, CapturedAt, asking};
 use crate::capture::access_log;
 use crate::capture::access_log::format::Format;
 use crate::capture::access_log::row::{Field, Row};
 use crate::capture::redact::Redactor;
+use crate::capture::vantage::Guess;
 use crate::edge::intake::open::{Input, Kind};
 
 /// Lines of a log shown as they are understood.
@@ -65,7 +67,7 @@ pub(super) fn log_source(
     };
     let mut found =
         FoundLog { format, behind_proxy: options.captured_at == CapturedAt::BehindProxy, resolution_ns: 1 };
-    let (mut shown, mut requests, mut forwarded) = (Vec::new(), 0u32, 0u32);
+    let (mut shown, mut guess, mut clients) = (Vec::new(), Guess::default(), BTreeSet::new());
     let mut trial = found.format.clone();
     for line in
         input.sample.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|l| !l.is_empty()).take(200)
@@ -74,19 +76,20 @@ pub(super) fn log_source(
             continue;
         }
         let Ok((row, _)) = trial.parse(line) else { continue };
-        requests += 1;
-        forwarded += u32::from(!row.forwarded.is_empty());
+        guess.requests += 1;
+        guess.forwarded += usize::from(!row.forwarded.is_empty());
+        clients.insert(row.client.to_vec());
         let stamp = row.start_stamp.or(row.stamp);
         found.resolution_ns = found.resolution_ns.max(stamp.map_or(1, |s| s.resolution_ns));
         if shown.len() < LINES_SHOWN {
             shown.push(show(&row, redactor));
         }
     }
-    // Four lines in five say for whom a proxy asked: then the connections are the proxy's.
-    if options.captured_at == CapturedAt::Auto {
-        found.behind_proxy = requests > 0 && forwarded * 5 >= requests * 4;
-    }
     announce(input, &found, &shown)?;
+    if options.captured_at == CapturedAt::Auto {
+        guess.peers = clients.len();
+        found.behind_proxy = asking::behind_proxy(&input.name, &guess);
+    }
     Ok(found)
 }
 
@@ -119,8 +122,7 @@ fn announce(input: &Input, found: &FoundLog, shown: &[String]) -> anyhow::Result
     if !err.is_terminal() {
         return Ok(());
     }
-    let place = if found.behind_proxy { ", behind a proxy" } else { "" };
-    writeln!(err, "replay: {} is read as {}{place}", input.name, found.format.name)?;
+    writeln!(err, "replay: {} is read as {}", input.name, found.format.name)?;
     for line in shown {
         writeln!(err, "replay:   {line}")?;
     }

@@ -72,7 +72,7 @@ pub(super) fn run(
     let mut capturing = Capturing {
         live,
         frames,
-        vantage: Vantage::new(behind_proxy, redactor.clone()),
+        vantage: Vantage::new(behind_proxy, |_, guess| guess.behind_proxy(), redactor.clone()),
         sink,
         clock: Clock::start(),
         seen: 0,

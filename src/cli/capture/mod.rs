@@ -1,5 +1,6 @@
 //! `replay capture INPUT... -o TRACE`.
 
+mod asking;
 mod follow;
 mod found;
 mod lasting;
@@ -278,7 +279,7 @@ pub(crate) fn capture(
         log: LogRecorder::new(options.seed, redactor.clone()),
         sink: Sink::new(meta, Files::One(output.to_owned())),
         last: 0,
-        vantage: Vantage::new(options.behind_proxy(), redactor),
+        vantage: Vantage::new(options.behind_proxy(), asking::behind_proxy, redactor),
     };
     let mut progress = Progress::start();
     for (path, number, input) in frames {

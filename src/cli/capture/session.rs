@@ -44,7 +44,7 @@ impl Session {
     ) -> anyhow::Result<()> {
         let (name, mut failed) = (input.name.clone(), None);
         self.last = number;
-        self.vantage.begin(behind_proxy);
+        self.vantage.begin(&name, behind_proxy);
         self.frames.begin_source(number);
         let (sink, vantage) = (&mut self.sink, &mut self.vantage);
         let end = capture_file::read(input.bytes, &mut self.frames, |recorder| {
