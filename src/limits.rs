@@ -246,6 +246,10 @@ pub const LIVE_FRAME_BYTES: i32 = 262_144;
 /// Time after which a live capture looks up although no frame came: that long a stop takes at most.
 pub const LIVE_LOOK: Duration = Duration::from_millis(100);
 
+/// Packed logs in which one is looked for that was packed while nobody looked: each is unpacked up to the place where it was
+/// left.
+pub const FOLLOW_PACKED_MAX: usize = 32;
+
 /// Bytes before the place in a followed log by which it is known again: a few lines, which no other log has there.
 pub const FOLLOW_TAIL_BYTES: u64 = 256;
 

@@ -158,7 +158,9 @@ fn where_it_was_captured_is_asked_on_a_terminal() {
     let (log, trace) = (dir.path().join("a.log"), dir.path().join("t"));
     let line = |n: u32| {
         let forwarded = if n.is_multiple_of(2) { "-".to_owned() } else { format!("192.0.2.{n}") };
-        format!("10.0.0.{n} - - [26/Nov/2026:03:00:00 +0000] \"GET /a HTTP/1.1\" 200 5 \"-\" \"a/1\" \"{forwarded}\"\n")
+        format!(
+            "10.0.0.{n} - - [26/Nov/2026:03:00:00 +0000] \"GET /a HTTP/1.1\" 200 5 \"-\" \"a/1\" \"{forwarded}\"\n"
+        )
     };
     fs::write(&log, (0..100).map(line).collect::<String>()).unwrap();
     let format = || {

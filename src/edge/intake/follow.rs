@@ -1,7 +1,8 @@
 //! Access logs that grow: read as they are written, through rotation and truncation, from where they were left.
 //!
 //! A log is known by its device and inode and by the bytes before its position: so a file that was renamed is read to its end
-//! before the next one begins, and one that was cut and grew again is not taken for more of the old one. Only whole lines are
+//! before the next one begins, and one that was cut and grew again is not taken for more of the old one. One that was packed
+//! meanwhile is another file: it is known by the same bytes at the same place of what it holds. Only whole lines are
 //! handed on; a position lies behind one. What this refuses to do: guess. What may have been missed is told ([`Came::Cut`]).
 
 use std::fs::{File, Metadata};
@@ -14,7 +15,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::open::open;
-use crate::limits::{FOLLOW_TAIL_BYTES, LOG_LINE_BYTES_MAX};
+use crate::limits::{FOLLOW_PACKED_MAX, FOLLOW_TAIL_BYTES, LOG_LINE_BYTES_MAX};
 use crate::units::RunTime;
 
 /// Time that a renamed log is still looked at: servers go on writing to it until they are told to open the new one.
@@ -62,6 +63,8 @@ pub struct Followed {
     skipping: bool,
     /// Since when another file has the log's name.
     renamed: Option<RunTime>,
+    /// It was packed since it was left: the file that holds it now, and where it was left.
+    packed: Option<(PathBuf, Position)>,
     buffer: Vec<u8>,
 }
 
@@ -104,6 +107,7 @@ impl Followed {
             part: Vec::new(),
             skipping: false,
             renamed: None,
+            packed: None,
             buffer: vec![0; READ_BYTES],
         };
         let cannot = || format!("cannot follow {}", path.display());
@@ -113,8 +117,11 @@ impl Followed {
         };
         let names = Self::names(path).with_context(cannot)?;
         if !names.iter().any(|name| this.resume(name, left).unwrap_or(false)) {
-            this.open_path().with_context(cannot)?;
-            return Ok((this, true));
+            let Some(name) = packed_one(&names, left.offset, left.tail) else {
+                this.open_path().with_context(cannot)?;
+                return Ok((this, true));
+            };
+            this.packed = Some((name, left.clone()));
         }
         // Those that came after it are found when it has been read to its end.
         Ok((this, false))
@@ -146,10 +153,8 @@ impl Followed {
         found.sort_unstable();
         let names: Vec<PathBuf> = found.into_iter().map(|(_, path)| path).collect();
         // While one is being packed both are there.
-        let is_packed = |p: &PathBuf| {
-            p.extension().is_some_and(|e| e == "gz" || e == "zst") && names.contains(&p.with_extension(""))
-        };
-        Ok(names.iter().filter(|p| !is_packed(p)).cloned().collect())
+        let is_twice = |p: &PathBuf| is_packed(p) && names.contains(&p.with_extension(""));
+        Ok(names.iter().filter(|p| !is_twice(p)).cloned().collect())
     }
 
     /// Whether the file at `name` is the one that was left; then it is open at that place.
@@ -187,6 +192,9 @@ impl Followed {
     /// Where the next line begins that was not handed on. None where no file is open.
     #[must_use]
     pub fn position(&self) -> Option<Position> {
+        if let Some((_, left)) = &self.packed {
+            return Some(left.clone());
+        }
         self.file.as_ref()?;
         let offset = self.offset - self.part.len() as u64;
         // The tail ends where the part began.
@@ -207,6 +215,9 @@ impl Followed {
     ) -> anyhow::Result<bool> {
         let path = self.path.display().to_string();
         let cannot = || format!("cannot read {path}");
+        if let Some((name, left)) = self.packed.take() {
+            self.read_packed(&name, left.offset, &mut each).with_context(cannot)?;
+        }
         if self.file.is_none() {
             self.open_path().with_context(cannot)?;
         }
@@ -308,8 +319,13 @@ impl Followed {
         let names = Self::names(&self.path)?;
         let next = match names.iter().position(|name| is_ours(name)) {
             Some(place) => names.get(place + 1).cloned(),
-            // Packed or removed: whether others came in between cannot be known.
             None if self.path.exists() => {
+                let from = self.tail.len().saturating_sub(FOLLOW_TAIL_BYTES as usize);
+                if let Some(name) = packed_one(&names, self.offset, crc32c::crc32c(&self.tail[from..])) {
+                    self.read_packed(&name, self.offset, each)?;
+                    return Ok(true);
+                }
+                // Removed: whether others came in between cannot be known.
                 each(Came::Cut)?;
                 Some(self.path.clone())
             }
@@ -332,31 +348,70 @@ impl Followed {
         if part.is_empty() || skipped { Ok(()) } else { each(Came::Line(&part)) }
     }
 
-    /// Opens an older log at its beginning. One that is packed is read to its end at once: there is no place within it.
+    /// Opens an older log at its beginning.
     fn open_older(
         &mut self,
         name: &Path,
         each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let file = File::open(name)?;
-        let meta = file.metadata()?;
-        (self.id, self.offset, self.renamed) = (id(&meta), 0, None);
         (self.tail, self.part) = (Vec::new(), Vec::new());
-        if name.extension().is_some_and(|e| e == "gz" || e == "zst") {
-            let (mut bytes, mut buffer) = (open(name)?.bytes, vec![0; READ_BYTES]);
-            loop {
-                let n = bytes.read(&mut buffer).with_context(|| format!("cannot read {}", name.display()))?;
-                if n == 0 {
-                    break;
-                }
-                self.lines(&buffer[..n], each)?;
-            }
-            self.last_line(each)?;
-            (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
+        if is_packed(name) {
+            return self.read_packed(name, 0, each);
         }
+        let file = File::open(name)?;
+        (self.id, self.offset, self.renamed) = (id(&file.metadata()?), 0, None);
         self.file = Some(file);
         Ok(())
     }
+
+    /// Reads a packed log to its end at once, behind so many bytes of what it holds: there is no place within it.
+    fn read_packed(
+        &mut self,
+        name: &Path,
+        behind: u64,
+        each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let cannot = || format!("cannot read {}", name.display());
+        let file = File::open(name).with_context(cannot)?;
+        let meta = file.metadata()?;
+        let (mut bytes, mut buffer) = (open(name)?.bytes, vec![0; READ_BYTES]);
+        io::copy(&mut bytes.by_ref().take(behind), &mut io::sink()).with_context(cannot)?;
+        loop {
+            let n = bytes.read(&mut buffer).with_context(cannot)?;
+            if n == 0 {
+                break;
+            }
+            self.lines(&buffer[..n], each)?;
+        }
+        self.last_line(each)?;
+        (self.id, self.renamed) = (id(&meta), None);
+        (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
+        self.file = Some(file);
+        Ok(())
+    }
+}
+
+fn is_packed(name: &Path) -> bool {
+    name.extension().is_some_and(|e| e == "gz" || e == "zst")
+}
+
+/// The packed log that holds one which was read so far, with these bytes (their checksum) before that place; the youngest are
+/// looked at first.
+fn packed_one(names: &[PathBuf], offset: u64, tail: u32) -> Option<PathBuf> {
+    // Of a log of which nothing was read nothing is known.
+    if offset == 0 {
+        return None;
+    }
+    let packed = names.iter().rev().filter(|name| is_packed(name)).take(FOLLOW_PACKED_MAX);
+    packed.into_iter().find(|name| holds(name, offset, tail).unwrap_or(false)).cloned()
+}
+
+fn holds(name: &Path, offset: u64, tail: u32) -> anyhow::Result<bool> {
+    let (n, mut bytes) = (offset.min(FOLLOW_TAIL_BYTES), open(name)?.bytes);
+    let passed = io::copy(&mut bytes.by_ref().take(offset - n), &mut io::sink())?;
+    let mut last = Vec::new();
+    bytes.by_ref().take(n).read_to_end(&mut last)?;
+    Ok(passed == offset - n && last.len() as u64 == n && crc32c::crc32c(&last) == tail)
 }
 
 #[cfg(test)]

@@ -28,6 +28,13 @@ impl Rig {
         fs::rename(self.path(from), self.path(to)).unwrap();
     }
 
+    fn pack(&self, from: &str, to: &str) {
+        let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gz.write_all(&fs::read(self.path(from)).unwrap()).unwrap();
+        fs::write(self.path(to), gz.finish().unwrap()).unwrap();
+        fs::remove_file(self.path(from)).unwrap();
+    }
+
     fn open(&self, left: Option<&Position>) -> (Followed, bool) {
         Followed::open(&self.path("log"), left).unwrap()
     }
@@ -101,7 +108,7 @@ fn a_cut_log_is_told_and_read_from_its_beginning() {
 fn a_restart_neither_loses_nor_repeats_lines() {
     // What happens to the files while nobody follows, and what comes then.
     type Change = fn(&Rig);
-    let table: [(&str, Change, &[&str], bool); 7] = [
+    let table: [(&str, Change, &[&str], bool); 9] = [
         ("nothing", |_| {}, &["cc"], false),
         ("it grew", |r| r.append("log", "c\nd\n"), &["cc", "d"], false),
         (
@@ -130,12 +137,35 @@ fn a_restart_neither_loses_nor_repeats_lines() {
             |r| {
                 r.append("log", "c\n");
                 r.rename("log", "log.2");
-                let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-                gz.write_all(b"d\n").unwrap();
-                fs::write(r.path("log.1.gz"), gz.finish().unwrap()).unwrap();
+                r.append("next", "d\n");
+                r.pack("next", "log.1.gz");
                 r.append("log", "e\n");
             },
             &["cc", "d", "e"],
+            false,
+        ),
+        (
+            "it was packed",
+            |r| {
+                r.append("log", "c\nd\n");
+                r.pack("log", "log.1.gz");
+                r.append("log", "e\n");
+            },
+            &["cc", "d", "e"],
+            false,
+        ),
+        (
+            "it was packed, and so was the one behind it, and one before it",
+            |r| {
+                r.append("older", "0\n");
+                r.pack("older", "log.3.gz");
+                r.append("log", "c\n");
+                r.pack("log", "log.2.gz");
+                r.append("next", "d\ne");
+                r.pack("next", "log.1.gz");
+                r.append("log", "f\n");
+            },
+            &["cc", "d", "e", "f"],
             false,
         ),
         (
@@ -160,7 +190,9 @@ fn a_restart_neither_loses_nor_repeats_lines() {
         drop(log);
         change(&rig);
         // Rotations lie further apart than a test.
-        for (name, age_s) in [("log.2", 20), ("log.1", 10), ("log.1.gz", 10)] {
+        for (name, age_s) in
+            [("log.3.gz", 30), ("log.2.gz", 20), ("log.2", 20), ("log.1", 10), ("log.1.gz", 10)]
+        {
             if let Ok(file) = File::options().write(true).open(rig.path(name)) {
                 file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age_s))
                     .unwrap();
@@ -211,9 +243,38 @@ fn two_rotations_between_two_looks_lose_nothing() {
     assert!(log.position().is_some());
     rig.append("log", "d\n");
     assert_eq!(rig.poll(&mut log, 6), ["d"]);
-    // Packed in place: what was read is gone, and that nothing came in between cannot be known.
+    // Removed: what was read is gone, and that nothing came in between cannot be known.
     fs::remove_file(rig.path("log")).unwrap();
     rig.append("log", "e\n");
     let came = [rig.poll(&mut log, 1), rig.poll(&mut log, 6)].concat();
     assert_eq!(came, ["CUT", "e"]);
+}
+
+/// Packed while it is followed: known again by what it holds, whatever came behind it is read, and a restart finds its place.
+#[test]
+fn a_log_that_is_packed_while_it_is_followed_loses_nothing() {
+    let mut rig = Rig::new();
+    rig.append("log", "a\n");
+    let (mut log, _) = rig.open(None);
+    assert_eq!(rig.poll(&mut log, 1), ["a"]);
+    rig.append("log", "b\nc");
+    rig.pack("log", "log.2.gz");
+    rig.append("log.1", "d\n");
+    rig.pack("log.1", "log.1.gz");
+    rig.append("log", "e\n");
+    for (name, age_s) in [("log.2.gz", 20), ("log.1.gz", 10)] {
+        let file = File::options().write(true).open(rig.path(name)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age_s)).unwrap();
+    }
+    let came = [rig.poll(&mut log, 1), rig.poll(&mut log, 6), rig.poll(&mut log, 6)].concat();
+    assert_eq!(came, ["b", "c", "d", "e"]);
+    let (mut log, cut) = rig.open(log.position().as_ref());
+    assert!(!cut && rig.poll(&mut log, 6).is_empty());
+    // Left in a log that is then packed, and asked where it is before anything was read: the same place.
+    rig.append("log", "f\n");
+    let left = log.position().unwrap();
+    rig.pack("log", "log.0.gz");
+    let (mut log, cut) = rig.open(Some(&left));
+    assert!(!cut && log.position().as_ref() == Some(&left));
+    assert_eq!(rig.poll(&mut log, 1), ["f"]);
 }
