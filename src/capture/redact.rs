@@ -16,7 +16,7 @@ use std::sync::Arc;
 use self::detect::{is_one_of, is_sensitive_key, looks_like_mail, looks_secret, percent_decode};
 use self::key::RedactKey;
 use self::rules::{Fate, Rules};
-use crate::trace::shape::{Headers, TOKEN_HEADERS};
+use crate::trace::shape::{Headers, TOKEN_HEADERS, Text};
 use crate::trace::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 use crate::wire::head::{HeaderLine, RequestHead, values};
 
@@ -129,7 +129,7 @@ pub struct Target {
     /// Host and port of an absolute one.
     pub authority: Option<Vec<u8>>,
     /// Path and query.
-    pub origin: Vec<u8>,
+    pub origin: Text,
     /// Something in them was redacted.
     pub redacted: bool,
 }
@@ -189,7 +189,7 @@ impl Redactor {
             method: head.method.as_slice().into(),
             scheme,
             authority: target.authority.or(lines.host),
-            target: target.origin.into(),
+            target: target.origin,
             version: head.version,
             headers: lines.headers,
             credentials: lines.credentials,
@@ -203,7 +203,7 @@ impl Redactor {
         let (authority, origin) = split_target(target);
         let authority = authority.filter(|_| self.host_stays()).map(drop_userinfo);
         let (origin, redacted) = self.origin(origin);
-        Target { authority, origin, redacted }
+        Target { authority, origin: origin[..].into(), redacted }
     }
 
     /// Header lines without what must not be kept.
@@ -269,34 +269,29 @@ impl Redactor {
     }
 
     /// The target with sensitive parts replaced, and whether any was.
-    fn origin(&self, target: &[u8]) -> (Vec<u8>, bool) {
-        let cut = target.iter().position(|b| *b == b'?').unwrap_or(target.len());
+    fn origin<'t>(&self, target: &'t [u8]) -> (Cow<'t, [u8]>, bool) {
+        let cut = memchr::memchr(b'?', target).unwrap_or(target.len());
         let (path, query) = target.split_at(cut);
-        let (mut out, mut redacted) = self.path(path);
-        if let Some(query) = query.strip_prefix(b"?") {
-            out.push(b'?');
-            // `;` parts pairs too, in old forms and in URLs made by hand.
-            match map_parts(query, b"&;#", |pair| self.pair(pair, NESTED_MAX)) {
-                Some((clean, hit)) => {
-                    redacted |= hit;
-                    out.extend(clean);
-                }
-                None => out.extend_from_slice(query),
-            }
+        let (clean, redacted) = self.path(path);
+        let Some(query) = query.strip_prefix(b"?") else { return (clean, redacted) };
+        // `;` parts pairs too, in old forms and in URLs made by hand.
+        match map_parts(query, b"&;#", |pair| self.pair(pair, NESTED_MAX)) {
+            Some((query, hit)) => (Cow::Owned([&clean, &b"?"[..], &query].concat()), redacted || hit),
+            None if matches!(clean, Cow::Borrowed(_)) => (Cow::Borrowed(target), redacted),
+            None => (Cow::Owned([&clean, &target[cut..]].concat()), redacted),
         }
-        (out, redacted)
     }
 
-    fn path(&self, path: &[u8]) -> (Vec<u8>, bool) {
+    fn path<'p>(&self, path: &'p [u8]) -> (Cow<'p, [u8]>, bool) {
         let rules = &self.0.rules;
         if rules.keep_paths.iter().any(|r| r.is_match(path)) && self.0.detail == Detail::Values {
-            return (path.to_vec(), false);
+            return (Cow::Borrowed(path), false);
         }
         let (path, named) =
             if rules.hash_paths.is_empty() { (Cow::Borrowed(path), false) } else { self.named_parts(path) };
         match map_parts(&path, b"/", |segment| self.segment(segment)) {
-            Some((out, redacted)) => (out, named || redacted),
-            None => (path.into_owned(), named),
+            Some((out, redacted)) => (Cow::Owned(out), named || redacted),
+            None => (path, named),
         }
     }
 
@@ -646,6 +641,6 @@ mod tests {
             let (_, redacted) = redactor.origin(target.as_bytes());
             assert_eq!(redacted, target.contains('=') && !target.contains("%25"), "{}", &target[..20]);
         }
-        assert_eq!(redactor.origin(b"/a?b=c=d&e=f"), (b"/a?b=c=d&e=f".to_vec(), false));
+        assert_eq!(redactor.origin(b"/a?b=c=d&e=f"), (Cow::Borrowed(&b"/a?b=c=d&e=f"[..]), false));
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct BlockBuilder {
     /// The same by the place of the shape in memory: most events share one with another.
     shared: Lookup<usize, (SharedShape, u32)>,
     /// Header lines by their place in memory: most shapes share them with others.
-    lists: Lookup<usize, (Headers, Vec<HeaderRecord>)>,
+    lists: Lookup<usize, (Headers, Arc<[HeaderRecord]>)>,
     sessions: Lookup<SessionRef, u32>,
     last_ns: u64,
     weight: usize,
@@ -126,9 +126,17 @@ impl BlockBuilder {
     }
 
     fn string(&mut self, bytes: &[u8]) -> u32 {
-        let (number, new) = self.strings.of(bytes, &self.record.strings, |s| s.as_slice() == bytes);
+        self.text_or(bytes, || bytes.into())
+    }
+
+    fn text(&mut self, text: &Text) -> u32 {
+        self.text_or(text, || Arc::clone(text))
+    }
+
+    fn text_or(&mut self, bytes: &[u8], text: impl FnOnce() -> Text) -> u32 {
+        let (number, new) = self.strings.of(bytes, &self.record.strings, |s| s[..] == *bytes);
         if new {
-            self.record.strings.push(bytes.to_vec());
+            self.record.strings.push(text());
             self.weight += bytes.len() + 8;
         }
         number
@@ -149,17 +157,13 @@ impl BlockBuilder {
         Ok(found)
     }
 
-    fn headers(&mut self, headers: &Headers) -> Vec<HeaderRecord> {
+    fn headers(&mut self, headers: &Headers) -> Arc<[HeaderRecord]> {
         let place = headers.as_ptr().addr();
-        // Those without a line have no place of their own.
-        if headers.is_empty() {
-            return Vec::new();
-        }
         if let Some((_, found)) = self.lists.get(&place) {
-            return found.clone();
+            return Arc::clone(found);
         }
-        let list: Vec<HeaderRecord> = headers.iter().map(|h| self.header(h)).collect();
-        self.lists.insert(place, (Arc::clone(headers), list.clone()));
+        let list: Arc<[HeaderRecord]> = headers.iter().map(|h| self.header(h)).collect();
+        self.lists.insert(place, (Arc::clone(headers), Arc::clone(&list)));
         list
     }
 
@@ -175,10 +179,10 @@ impl BlockBuilder {
 
     fn shape(&mut self, shape: &RequestShape) -> u32 {
         let record = ShapeRecord {
-            method: self.string(&shape.method),
+            method: self.text(&shape.method),
             https: shape.scheme == Scheme::Https,
             authority: shape.authority.as_deref().map(|a| self.string(a)),
-            target: self.string(&shape.target),
+            target: self.text(&shape.target),
             version: match shape.version {
                 Version::Http11 => 0,
                 Version::Http10 => 1,
@@ -234,7 +238,7 @@ pub(super) fn events(record: &BlockRecord) -> Result<Vec<TraceEvent>, String> {
     if per_event.iter().any(|len| *len != n) || n > crate::limits::BLOCK_EVENTS_MAX {
         return Err(broken("event columns differ in length"));
     }
-    let mut shared = Shared { record, texts: vec![None; record.strings.len()], lists: Lookup::default() };
+    let mut shared = Shared { record, lists: Lookup::default() };
     let shapes = record.shapes.iter().map(|s| shared.shape(s)).collect::<Result<Vec<_>, _>>()?;
     let (mut at, mut requests, mut out) = (record.first_ns, 0, Vec::with_capacity(n));
     for i in 0..n {
@@ -283,19 +287,12 @@ fn request(
 /// What the shapes of a block share: each string and each list of header lines is in memory once.
 struct Shared<'r> {
     record: &'r BlockRecord,
-    texts: Vec<Option<Text>>,
     lists: Lookup<&'r [HeaderRecord], Headers>,
 }
 
 impl<'r> Shared<'r> {
-    fn string(&self, i: u32) -> Result<&'r Vec<u8>, String> {
+    fn string(&self, i: u32) -> Result<&'r Text, String> {
         self.record.strings.get(i as usize).ok_or_else(|| broken("string index"))
-    }
-
-    fn text(&mut self, i: u32) -> Result<Text, String> {
-        let text = self.texts.get_mut(i as usize).ok_or_else(|| broken("string index"))?;
-        let strings = &self.record.strings;
-        Ok(Arc::clone(text.get_or_insert_with(|| strings[i as usize].as_slice().into())))
     }
 
     fn headers(&mut self, lines: &'r [HeaderRecord]) -> Result<Headers, String> {
@@ -304,11 +301,11 @@ impl<'r> Shared<'r> {
         }
         let header = |h: &HeaderRecord| {
             let value = match h.value {
-                ValueRecord::Kept(i) => HeaderValue::Kept(self.string(i)?.clone()),
+                ValueRecord::Kept(i) => HeaderValue::Kept(self.string(i)?.to_vec()),
                 ValueRecord::Redacted(len) => HeaderValue::Redacted { len, hash: None },
                 ValueRecord::Hashed(len, hash) => HeaderValue::Redacted { len, hash: Some(hash) },
             };
-            Ok::<_, String>(Header { name: self.string(h.name)?.clone(), value })
+            Ok::<_, String>(Header { name: self.string(h.name)?.to_vec(), value })
         };
         let made: Headers = lines.iter().map(header).collect::<Result<_, _>>()?;
         self.lists.insert(lines, Arc::clone(&made));
@@ -317,10 +314,10 @@ impl<'r> Shared<'r> {
 
     fn shape(&mut self, s: &'r ShapeRecord) -> Result<SharedShape, String> {
         Ok(Arc::new(RequestShape {
-            method: self.text(s.method)?,
+            method: Arc::clone(self.string(s.method)?),
             scheme: if s.https { Scheme::Https } else { Scheme::Http },
-            authority: s.authority.map(|a| self.string(a).cloned()).transpose()?,
-            target: self.text(s.target)?,
+            authority: s.authority.map(|a| self.string(a).map(|a| a.to_vec())).transpose()?,
+            target: Arc::clone(self.string(s.target)?),
             version: match s.version {
                 0 => Version::Http11,
                 1 => Version::Http10,

@@ -5,11 +5,13 @@
 //! sees bytes that we wrote. Every length is checked against a named limit before anything is allocated.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 use bincode::config::{Configuration, Fixint, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
 use super::TraceError;
+use super::shape::Text;
 use crate::limits::{BLOCK_RAW_BYTES_MAX, BLOCK_STORED_BYTES_MAX, TRACE_END_BYTES_MAX, TRACE_META_BYTES_MAX};
 
 /// First bytes of every trace: not text, and damaged by any line-ending conversion.
@@ -89,7 +91,7 @@ pub(super) struct ShapeRecord {
     pub authority: Option<u32>,
     pub target: u32,
     pub version: u8,
-    pub headers: Vec<HeaderRecord>,
+    pub headers: Arc<[HeaderRecord]>,
     pub credentials: u8,
     pub target_redacted: bool,
 }
@@ -112,7 +114,7 @@ pub(super) enum ValueRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub(super) struct BlockRecord {
     pub first_ns: u64,
-    pub strings: Vec<Vec<u8>>,
+    pub strings: Vec<Text>,
     pub shapes: Vec<ShapeRecord>,
     pub session_keys: Vec<u64>,
     pub session_ordinals: Vec<u64>,

@@ -7,7 +7,7 @@
 //! What a line holds in memory is reckoned by what it is the first to show in its chunk, not by who holds a shape at the
 //! moment: the same log gives the same trace however many threads read it and however far they are.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::row::{LineError, Row};
 use super::session::{Hash128, hash128};
@@ -50,11 +50,22 @@ struct Asked {
     secure: bool,
 }
 
+/// A method, those that nearly all have in one place.
+fn method(method: &[u8]) -> Text {
+    static GET: LazyLock<Text> = LazyLock::new(|| b"GET"[..].into());
+    static POST: LazyLock<Text> = LazyLock::new(|| b"POST"[..].into());
+    match method {
+        b"GET" => Arc::clone(&GET),
+        b"POST" => Arc::clone(&POST),
+        _ => method.into(),
+    }
+}
+
 impl Asked {
     fn of(row: &Row<'_>, redactor: &Redactor) -> Self {
         let Target { authority, origin, redacted } = redactor.target(&row.target);
         let secure = row.target.starts_with(b"https://");
-        Self { method: row.method[..].into(), authority, target: origin.into(), redacted, secure }
+        Self { method: method(&row.method), authority, target: origin, redacted, secure }
     }
 }
 

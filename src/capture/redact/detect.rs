@@ -137,26 +137,14 @@ pub(super) fn looks_secret(raw: &[u8]) -> bool {
         || (digits > 0 && text.len() >= TOKEN_BYTES_MIN && !is_static(&text) && has_random(&text))
 }
 
-/// At-signs, dots and digits of a text, in one pass: each a field of a number.
-fn counts(text: &[u8]) -> (u64, u64, u64) {
-    const FIELD: u32 = 21;
-    const ONE: u64 = 1;
-    const CLASS: [u64; 256] = {
-        let (mut class, mut digit) = ([0; 256], b'0');
-        class[b'@' as usize] = ONE;
-        class[b'.' as usize] = ONE << FIELD;
-        while digit <= b'9' {
-            class[digit as usize] = ONE << (2 * FIELD);
-            digit += 1;
-        }
-        class
-    };
-    // No field of a piece can overflow.
-    text.chunks((1 << FIELD) - 1).fold((0, 0, 0), |all, piece| {
-        let sum = piece.iter().fold(0u64, |sum, b| sum.wrapping_add(CLASS[usize::from(*b)]));
-        let field = |n: u32| sum >> (n * FIELD) & ((ONE << FIELD) - 1);
-        (all.0 + field(0), all.1 + field(1), all.2 + field(2))
-    })
+/// At-signs, dots and digits of a text.
+fn counts(text: &[u8]) -> (usize, usize, usize) {
+    /// In pieces whose counts fit a byte, so that many bytes are compared at once.
+    fn of(text: &[u8], is: impl Fn(u8) -> bool) -> usize {
+        let piece = |bytes: &[u8]| bytes.iter().fold(0u8, |n, b| n.wrapping_add(u8::from(is(*b))));
+        text.chunks(usize::from(u8::MAX)).map(|bytes| usize::from(piece(bytes))).sum()
+    }
+    (of(text, |b| b == b'@'), of(text, |b| b == b'.'), of(text, |b| b.is_ascii_digit()))
 }
 
 /// The name of a file whose version is no secret.
