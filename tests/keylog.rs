@@ -6,10 +6,11 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -32,6 +33,51 @@ const SUITES: [(&str, &str, &str, bool); 8] = [
 /// Suites that can be read, two ways to speak HTTP, eight requests each over two connections.
 const READ: usize = 7;
 
+/// tcpdump at work.
+struct Capturing {
+    tcpdump: Process,
+    pcap: PathBuf,
+    /// Of a server without TLS, which what tells the end of the capture is sent to.
+    plain: u16,
+}
+
+impl Capturing {
+    /// Captures what goes to these ports and to the one without TLS into `tls.pcap`.
+    fn start(dir: &Path, ports: &[u16], plain: u16) -> Option<Self> {
+        let tcpdump = tool("tcpdump")?;
+        let pcap = dir.join("tls.pcap");
+        let filter =
+            ports.iter().chain([&plain]).map(|p| format!("tcp port {p}")).collect::<Vec<_>>().join(" or ");
+        let said = dir.join("tcpdump.log");
+        let args = ["-i", "lo", "-U", "-Z", "root", "-B", "32768", "-w", pcap.to_str().unwrap(), &filter];
+        let tcpdump = Process::start(&tcpdump, &args, &said);
+        wait_until("tcpdump listens", Duration::from_secs(10), || {
+            let said = fs::read_to_string(&said).unwrap();
+            if said.contains("permission") {
+                assert!(std::env::var_os("CI").is_none(), "{said}");
+                return true;
+            }
+            said.contains("listening on")
+        });
+        if fs::read_to_string(&said).unwrap().contains("permission") {
+            eprintln!("SKIPPED: tcpdump needs CAP_NET_RAW");
+            return None;
+        }
+        Some(Self { tcpdump, pcap, plain })
+    }
+
+    /// Packets come in order: the capture has all when it has what is sent now.
+    fn end(mut self) {
+        let end = "the end of the capture";
+        TcpStream::connect(("127.0.0.1", self.plain)).unwrap().write_all(end.as_bytes()).unwrap();
+        wait_until("the capture has the end", Duration::from_secs(20), || {
+            fs::read(&self.pcap).unwrap().windows(end.len()).any(|w| w == end.as_bytes())
+        });
+        self.tcpdump.signal("INT");
+        wait_for_end(&mut self.tcpdump, Duration::from_secs(10));
+    }
+}
+
 struct Rig {
     dir: tempfile::TempDir,
     ports: Vec<u16>,
@@ -47,7 +93,7 @@ impl Rig {
     /// One server for each suite; a capture of what h2load asks of them, with its secrets.
     fn record() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let (tcpdump, h2load) = (tool("tcpdump")?, tool("h2load")?);
+        let h2load = tool("h2load")?;
         let d = dir.path().display().to_string();
         let key = KeyPair::generate().unwrap();
         let cert = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
@@ -74,28 +120,7 @@ impl Rig {
                  server {{ listen 127.0.0.1:{port}; return 200; }}"
             )
         })?;
-        let pcap = dir.path().join("tls.pcap");
-        let filter = ports
-            .iter()
-            .chain([&nginx.port])
-            .map(|p| format!("tcp port {p}"))
-            .collect::<Vec<_>>()
-            .join(" or ");
-        let said = dir.path().join("tcpdump.log");
-        let args = ["-i", "lo", "-U", "-Z", "root", "-B", "32768", "-w", pcap.to_str().unwrap(), &filter];
-        let mut capture = Process::start(&tcpdump, &args, &said);
-        wait_until("tcpdump listens", Duration::from_secs(10), || {
-            let said = fs::read_to_string(&said).unwrap();
-            if said.contains("permission") {
-                assert!(std::env::var_os("CI").is_none(), "{said}");
-                return true;
-            }
-            said.contains("listening on")
-        });
-        if fs::read_to_string(&said).unwrap().contains("permission") {
-            eprintln!("SKIPPED: tcpdump needs CAP_NET_RAW");
-            return None;
-        }
+        let capture = Capturing::start(dir.path(), &ports, nginx.port)?;
         for port in &ports {
             for proto in ["--h1", "--npn-list=h2"] {
                 let url = |path: &str| format!("https://127.0.0.1:{port}/{path}?{}", &proto[2..4]);
@@ -123,14 +148,7 @@ impl Rig {
         let lines = || fs::read_to_string(dir.path().join("tls.log")).unwrap_or_default();
         let all = 16 * SUITES.len();
         wait_until("nginx has logged all", Duration::from_secs(10), || lines().lines().count() >= all);
-        // Packets come in order: the capture has all when it has what is sent now.
-        let end = "the end of the capture";
-        TcpStream::connect(("127.0.0.1", nginx.port)).unwrap().write_all(end.as_bytes()).unwrap();
-        wait_until("the capture has the end", Duration::from_secs(20), || {
-            fs::read(&pcap).unwrap().windows(end.len()).any(|w| w == end.as_bytes())
-        });
-        capture.signal("INT");
-        wait_for_end(&mut capture, Duration::from_secs(10));
+        capture.end();
         let mut asked = BTreeMap::new();
         for line in lines().lines().map(|l| l.split(' ').collect::<Vec<_>>()) {
             let suite = SUITES.iter().find(|s| line[4] == s.1 || line[4] == s.2).expect(line[4]);
@@ -143,17 +161,20 @@ impl Rig {
     }
 
     fn capture(&self, input: &Path, more: &[&str]) -> (Value, Vec<Value>) {
-        let (input, trace) = (input.display().to_string(), self.path("t.trace").display().to_string());
-        let mut args = vec!["capture", &input, "-o", &trace, "--json"];
-        args.extend(more);
-        let out = replay(&args);
-        assert_eq!(code(&out), 0, "{}", text(&out));
-        let json = serde_json::from_slice(&out.stdout).unwrap();
-        let cat = replay(&["trace", "cat", &trace]).stdout;
-        let rows =
-            String::from_utf8(cat).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        (json, rows)
+        capture(self.dir.path(), input, more)
     }
+}
+
+fn capture(dir: &Path, input: &Path, more: &[&str]) -> (Value, Vec<Value>) {
+    let (input, trace) = (input.display().to_string(), dir.join("t.trace").display().to_string());
+    let mut args = vec!["capture", &input, "-o", &trace, "--json"];
+    args.extend(more);
+    let out = replay(&args);
+    assert_eq!(code(&out), 0, "{}", text(&out));
+    let json = serde_json::from_slice(&out.stdout).unwrap();
+    let cat = replay(&["trace", "cat", &trace]).stdout;
+    let rows = String::from_utf8(cat).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    (json, rows)
 }
 
 fn by_target(rows: &[Value]) -> BTreeMap<(String, String), usize> {
@@ -288,4 +309,81 @@ fn a_hole_costs_little_and_invents_nothing() {
     }
     // At most a connection, four requests, is lost with a frame.
     assert!(least >= 16 * READ - 4, "{least}");
+}
+
+/// Secrets as OpenSSL writes them.
+#[derive(Debug, Default)]
+struct Secrets(Mutex<String>);
+
+impl rustls::KeyLog for Secrets {
+    fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        self.0.lock().unwrap().push_str(&format!("{label} {} {}\n", hex(client_random), hex(secret)));
+    }
+}
+
+/// Asks for `target`, as early data where the client may. Whether it was sent so, and whether the server took it.
+fn ask(config: &Arc<rustls::ClientConfig>, port: u16, target: &str) -> (bool, bool) {
+    let mut tls = rustls::ClientConnection::new(Arc::clone(config), "localhost".try_into().unwrap()).unwrap();
+    let mut tcp = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let early =
+        tls.early_data().is_some_and(|mut early| early.write(request.as_bytes()).unwrap() == request.len());
+    while tls.is_handshaking() {
+        tls.complete_io(&mut tcp).unwrap();
+    }
+    let taken = early && tls.is_early_data_accepted();
+    if !taken {
+        tls.writer().write_all(request.as_bytes()).unwrap();
+    }
+    let mut answer = String::new();
+    rustls::Stream::new(&mut tls, &mut tcp).read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    (early, taken)
+}
+
+/// One server takes early data, one refuses them and gets the request again: each request is read once.
+#[test]
+fn early_data_are_read_once_whether_taken_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let d = dir.path().display().to_string();
+    let key = KeyPair::generate().unwrap();
+    let cert = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    fs::write(dir.path().join("cert.pem"), cert.pem()).unwrap();
+    fs::write(dir.path().join("key.pem"), key.serialize_pem()).unwrap();
+    fs::write(dir.path().join("ticket"), [7; 80]).unwrap();
+    let ports = [free_port(), free_port()];
+    let server = |port: u16, early: &str| {
+        format!(
+            "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {d}/cert.pem; ssl_certificate_key {d}/key.pem; ssl_protocols TLSv1.3;\n\
+             ssl_session_ticket_key {d}/ticket; ssl_early_data {early}; return 200 ok; }}\n"
+        )
+    };
+    let servers = server(ports[0], "on") + &server(ports[1], "off");
+    let plain = |port| format!("{servers}server {{ listen 127.0.0.1:{port}; return 200; }}");
+    let Some(nginx) = Nginx::start_with(dir.path(), plain) else { return };
+    let Some(capturing) = Capturing::start(dir.path(), &ports, nginx.port) else { return };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13]);
+    let mut config = builder.unwrap().with_root_certificates(roots).with_no_client_auth();
+    let secrets = Arc::new(Secrets::default());
+    config.key_log = Arc::clone(&secrets) as _;
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    // The first server's tickets are good for the second one, which has the same key for them and takes no early data.
+    assert_eq!(ask(&config, ports[0], "/first"), (false, false));
+    assert_eq!(ask(&config, ports[0], "/taken"), (true, true));
+    assert_eq!(ask(&config, ports[1], "/refused"), (true, false));
+    capturing.end();
+    let keys = dir.path().join("keys");
+    fs::write(&keys, &*secrets.0.lock().unwrap()).unwrap();
+    let (json, rows) =
+        capture(dir.path(), &dir.path().join("tls.pcap"), &["--keylog", keys.to_str().unwrap()]);
+    let mut paths: Vec<&str> = rows.iter().map(|r| r["path"].as_str().unwrap()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/first", "/refused", "/taken"], "{json}");
+    assert_eq!(json["ledger"]["connections_decrypted"], 3, "{json}");
 }
