@@ -247,8 +247,8 @@ pub const LIVE_FRAME_BYTES: i32 = 262_144;
 pub const LIVE_LOOK: Duration = Duration::from_millis(100);
 
 /// Packed logs in which one is looked for that was packed while nobody looked: each is unpacked up to the place where it was
-/// left.
-pub const FOLLOW_PACKED_MAX: usize = 32;
+/// left, and meanwhile nothing else is read.
+pub const FOLLOW_PACKED_MAX: usize = 4;
 
 /// Bytes before the place in a followed log by which it is known again: a few lines, which no other log has there.
 pub const FOLLOW_TAIL_BYTES: u64 = 256;
@@ -294,19 +294,21 @@ pub const LOG_LATE: Duration = Duration::from_secs(60);
 /// parts they are made of.
 pub const LOG_SHAPES_MAX: usize = 16_384;
 
-/// Bytes of a log that a thread reads at once: some 5,000 lines.
+/// Bytes of a log that a thread reads at once.
 pub const LOG_CHUNK_BYTES: usize = 1024 * 1024;
 
-/// Bytes of all logs in chunks that are read, or about to be, beside what their lines become.
+/// Bytes of all logs in chunks, and of what their lines become; with more than a hundred logs each has at least one chunk of the
+/// longest line.
 pub const LOG_CHUNKS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Threads that read logs: with more, the one that puts lines into their order is what is waited for.
 pub const LOG_THREADS_MAX: usize = 4;
 
-/// Lines of a log after which what they hold is reckoned anew, where it is read line by line.
-pub const LOG_CHUNK_LINES: u64 = 4_096;
+/// Lines of a log that a thread reads at once, however short they are; what they hold is reckoned together.
+pub const LOG_CHUNK_LINES: usize = 4_096;
 
-/// Bytes of those shapes, and of those parts; as much again is on its way to be forgotten.
+/// Bytes of each of those parts, and half of those of the shapes; as much again is on its way to be forgotten. Some 32 MiB for
+/// each thread at most.
 pub const LOG_SHAPES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Sessions an access log may hold open at once.
@@ -322,6 +324,9 @@ pub const BLOCK_RAW_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Raw bytes at which a writer closes a block, well below [`BLOCK_RAW_BYTES_MAX`].
 pub const BLOCK_RAW_BYTES_TARGET: usize = 4 * 1024 * 1024;
+
+/// Bytes of the shapes that a writer keeps while a block is open: alike ones are written once, and kept each.
+pub const BLOCK_HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Bytes of one block as stored.
 pub const BLOCK_STORED_BYTES_MAX: usize = 32 * 1024 * 1024;

@@ -127,7 +127,7 @@ pub enum Detail {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// Host and port of an absolute one.
-    pub authority: Option<Vec<u8>>,
+    pub authority: Option<Text>,
     /// Path and query.
     pub origin: Text,
     /// Something in them was redacted.
@@ -140,7 +140,7 @@ pub struct Lines {
     /// The lines in their order.
     pub headers: Headers,
     /// Value of `Host`.
-    pub host: Option<Vec<u8>>,
+    pub host: Option<Text>,
     /// Credentials they held.
     pub credentials: Credentials,
 }
@@ -201,7 +201,7 @@ impl Redactor {
     #[must_use]
     pub fn target(&self, target: &[u8]) -> Target {
         let (authority, origin) = split_target(target);
-        let authority = authority.filter(|_| self.host_stays()).map(drop_userinfo);
+        let authority = authority.filter(|_| self.host_stays()).map(drop_userinfo).map(Text::from);
         let (origin, redacted) = self.origin(origin);
         Target { authority, origin: origin[..].into(), redacted }
     }
@@ -211,7 +211,7 @@ impl Redactor {
     pub fn lines(&self, lines: &[HeaderLine]) -> Lines {
         let host = values(lines, "host").next().filter(|h| !h.is_empty() && self.host_stays());
         Lines {
-            host: host.map(drop_userinfo),
+            host: host.map(drop_userinfo).map(Text::from),
             headers: lines.iter().map(|line| self.header(line)).collect(),
             credentials: credentials(lines),
         }
@@ -240,7 +240,7 @@ impl Redactor {
         let hash = || (self.0.key.digest("header", &line.value) >> 32) as u32;
         let value = match self.fate(line) {
             Fate::Keep if line.name.eq_ignore_ascii_case(b"host") => {
-                HeaderValue::Kept(drop_userinfo(&line.value))
+                HeaderValue::Kept(drop_userinfo(&line.value).to_vec())
             }
             Fate::Keep => HeaderValue::Kept(line.value.clone()),
             Fate::Set(value) => HeaderValue::Kept(value),
@@ -406,9 +406,9 @@ fn split_target(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
     (Some(&rest[..end]), origin)
 }
 
-fn drop_userinfo(authority: &[u8]) -> Vec<u8> {
+fn drop_userinfo(authority: &[u8]) -> &[u8] {
     let from = authority.iter().rposition(|b| *b == b'@').map_or(0, |i| i + 1);
-    authority[from..].to_vec()
+    &authority[from..]
 }
 
 /// What became of a part, and whether it was redacted; nothing where it stays as it is, which nearly all do.

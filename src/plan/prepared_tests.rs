@@ -12,7 +12,7 @@ fn shape(headers: Vec<Header>) -> RequestShape {
     RequestShape {
         method: b"GET"[..].into(),
         scheme: Scheme::Http,
-        authority: Some(b"recorded.example".to_vec()),
+        authority: Some(b"recorded.example"[..].into()),
         target: b"/a?b=1|2"[..].into(),
         version: Version::Http11,
         headers: headers.into(),

@@ -30,7 +30,7 @@ pub(crate) fn shape(method: &str, target: &str, cookie: bool) -> RequestShape {
     RequestShape {
         method: method.as_bytes().into(),
         scheme: Scheme::Http,
-        authority: Some(b"shop.example".to_vec()),
+        authority: Some(b"shop.example"[..].into()),
         target: target.as_bytes().into(),
         version: Version::Http11,
         headers: [].into(),
@@ -179,7 +179,7 @@ fn each_reason_to_drop() {
     s.screen.hosts = Some([b"shop.example".to_vec()].into());
     s.screen.routes.max_rps = vec![(Pattern::parse("/capped").unwrap(), Rate::per_sec(2))];
     let mut other_host = shape("GET", "/a", false);
-    other_host.authority = Some(b"Other.example:80".to_vec());
+    other_host.authority = Some(b"Other.example:80"[..].into());
     let mut upgrade = shape("GET", "/ws", false);
     let line = crate::trace::Header {
         name: b"Upgrade".to_vec(),
@@ -187,7 +187,7 @@ fn each_reason_to_drop() {
     };
     upgrade.headers = [line].into();
     let mut same_host = shape("GET", "/a", false);
-    same_host.authority = Some(b"SHOP.example:8080".to_vec());
+    same_host.authority = Some(b"SHOP.example:8080"[..].into());
     #[rustfmt::skip]
     let events = vec![
         request(0, 0, shape("GET", "/a", false)), request(1, 0, same_host),

@@ -8,6 +8,7 @@ use foldhash::quality::FixedState;
 use super::codec::{BlockRecord, HeaderRecord, ShapeRecord, ValueRecord};
 use super::event::{ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent};
 use super::shape::{Credentials, Header, HeaderValue, Headers, RequestShape, Scheme, SharedShape, Text};
+use crate::limits::{BLOCK_EVENTS_MAX, BLOCK_HELD_BYTES_MAX, BLOCK_RAW_BYTES_TARGET};
 use crate::lookup::Lookup;
 use crate::units::TraceTime;
 use crate::wire::cache::CacheStatus;
@@ -16,6 +17,9 @@ use crate::wire::head::Version;
 const OPEN: u8 = 0;
 const REQUEST: u8 = 1;
 const CLOSE: u8 = 2;
+
+/// What a shape that is kept takes beside its bytes.
+const OVERHEAD: usize = 256;
 
 /// Collects events into columns.
 #[derive(Debug, Default)]
@@ -29,7 +33,10 @@ pub(super) struct BlockBuilder {
     lists: Lookup<usize, (Headers, Arc<[HeaderRecord]>)>,
     sessions: Lookup<SessionRef, u32>,
     last_ns: u64,
+    /// Bytes before compression, roughly, never much below the truth.
     weight: usize,
+    /// Bytes of the shapes that are kept while the block is open, roughly.
+    held: usize,
 }
 
 impl BlockBuilder {
@@ -41,9 +48,11 @@ impl BlockBuilder {
         self.record.shape.len()
     }
 
-    /// Bytes before compression, roughly, never much below the truth.
-    pub(super) fn weight(&self) -> usize {
-        self.weight
+    /// Whether the block is to be closed: it has as many events as may be, or as many bytes.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= BLOCK_EVENTS_MAX
+            || self.weight >= BLOCK_RAW_BYTES_TARGET
+            || self.held >= BLOCK_HELD_BYTES_MAX
     }
 
     pub(super) fn first_ns(&self) -> u64 {
@@ -61,7 +70,7 @@ impl BlockBuilder {
         self.shared.clear();
         self.lists.clear();
         self.sessions.clear();
-        self.weight = 0;
+        (self.weight, self.held) = (0, 0);
         std::mem::take(&mut self.record)
     }
 
@@ -151,6 +160,7 @@ impl BlockBuilder {
         if weight > most {
             return Err(weight);
         }
+        self.held += weight + OVERHEAD;
         let found = self.shape(shape);
         // Kept, so that nothing else can take its place in memory.
         self.shared.insert(place, (Arc::clone(shape), found));
@@ -181,7 +191,7 @@ impl BlockBuilder {
         let record = ShapeRecord {
             method: self.text(&shape.method),
             https: shape.scheme == Scheme::Https,
-            authority: shape.authority.as_deref().map(|a| self.string(a)),
+            authority: shape.authority.as_ref().map(|a| self.text(a)),
             target: self.text(&shape.target),
             version: match shape.version {
                 Version::Http11 => 0,
@@ -316,7 +326,7 @@ impl<'r> Shared<'r> {
         Ok(Arc::new(RequestShape {
             method: Arc::clone(self.string(s.method)?),
             scheme: if s.https { Scheme::Https } else { Scheme::Http },
-            authority: s.authority.map(|a| self.string(a).map(|a| a.to_vec())).transpose()?,
+            authority: s.authority.map(|a| self.string(a).cloned()).transpose()?,
             target: Arc::clone(self.string(s.target)?),
             version: match s.version {
                 0 => Version::Http11,

@@ -109,7 +109,7 @@ pub struct RequestShape {
     /// Scheme, as far as the capture could know.
     pub scheme: Scheme,
     /// Host and port the client asked for, where known.
-    pub authority: Option<Vec<u8>>,
+    pub authority: Option<Text>,
     /// Origin-form target: path and query.
     pub target: Text,
     /// Version.

@@ -32,7 +32,7 @@ prop_compose! {
         let value = |i: usize| if i.is_multiple_of(2) { HeaderValue::Kept(vec![b'v'; i]) } else { HeaderValue::Redacted { len: redact, hash: (redact % 2 == 1).then_some(redact) } };
         Arc::new(RequestShape {
             method: method.into_bytes().into(), scheme: if https { Scheme::Https } else { Scheme::Http },
-            authority: authority.map(String::into_bytes), target: target.into(),
+            authority: authority.map(|a| a.into_bytes().into()), target: target.into(),
             version: if old { Version::Http10 } else { Version::Http11 },
             headers: names.into_iter().enumerate().map(|(i, n)| Header { name: n.into_bytes(), value: value(i) }).collect(),
             credentials: Credentials { cookie, ..Credentials::default() }, target_redacted: redact == 3,

@@ -11,7 +11,7 @@ use super::codec::{
 use super::event::{EventKind, TraceEvent};
 use super::ledger::Ledger;
 use super::meta::TraceMeta;
-use crate::limits::{BLOCK_EVENTS_MAX, BLOCK_RAW_BYTES_TARGET, HEAD_BYTES_MAX, TRACE_SECONDS_MAX};
+use crate::limits::{HEAD_BYTES_MAX, TRACE_SECONDS_MAX};
 use crate::units::NANOS_PER_SEC;
 
 /// Largest weight of a request's shape.
@@ -129,7 +129,7 @@ impl<W: Write> TraceWriter<W> {
         self.last_ns = event.at.0;
         self.sessions.insert(event.session.ordinal);
         self.curve.add(event);
-        if self.block.len() >= BLOCK_EVENTS_MAX || self.block.weight() >= BLOCK_RAW_BYTES_TARGET {
+        if self.block.is_full() {
             self.flush_block()?;
         }
         Ok(())

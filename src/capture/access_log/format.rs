@@ -149,6 +149,15 @@ impl Format {
         true
     }
 
+    /// Begins with the form that fitted the last line of a sample, which `trial` has read.
+    pub fn begin_as(&mut self, trial: &Self) {
+        if let (Kind::Text { last, wrapper, .. }, Kind::Text { last: l, wrapper: w, .. }) =
+            (&mut self.kind, &trial.kind)
+        {
+            (*last, *wrapper) = (*l, *w);
+        }
+    }
+
     /// Whether lines of such a log say how those behind them are read.
     #[must_use]
     pub fn has_headers(&self) -> bool {

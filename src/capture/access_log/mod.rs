@@ -31,7 +31,7 @@ use self::window::{Held, Window};
 use super::RawEvent;
 use super::order::Until;
 use super::redact::Redactor;
-use crate::limits::{LOG_CHUNK_LINES, LOG_LINE_BYTES_MAX};
+use crate::limits::LOG_LINE_BYTES_MAX;
 use crate::trace::{EventKind, Fact, Item, Ledger, Position, Provenance, RequestFacts};
 use crate::units::WallTime;
 
@@ -68,14 +68,16 @@ impl LogSource {
     /// Takes from whole lines what they say of the lines behind them. They are read elsewhere.
     pub fn pass(&mut self, lines: &[u8]) {
         if self.format.has_headers() {
-            lines.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).for_each(|line| {
+            let lines = lines.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+            lines.filter(|line| line.len() <= LOG_LINE_BYTES_MAX).for_each(|line| {
                 self.format.comment(line);
             });
         }
     }
 
-    /// Reads a line without its end; `None` where it is one that says nothing. Depends on the line and on the headers of the
-    /// log before it, and on no other line: chunks of a log may be read side by side.
+    /// Reads a line without its end; `None` where it is one that says nothing. Depends on the line, on the headers of the log
+    /// before it, and, where a line has more than one form of its format, on the form that fitted last: who reads chunks side
+    /// by side begins each of them with a source as it was at first, but for those headers.
     ///
     /// # Errors
     /// Why it is not used: [`LineError`]; never fatal.
@@ -130,7 +132,6 @@ pub struct LogRecorder {
     window: Window,
     sessions: Sessions,
     shapes: Shapes,
-    lines: u64,
     ledger: Ledger,
     out: Vec<RawEvent>,
     last: WallTime,
@@ -147,7 +148,6 @@ impl LogRecorder {
             window: Window::new(seed),
             sessions: Sessions::default(),
             shapes: Shapes::new(seed, redactor),
-            lines: 0,
             ledger: Ledger::default(),
             out: Vec::new(),
             last: WallTime(0),
@@ -179,10 +179,6 @@ impl LogRecorder {
     /// # Errors
     /// Why it was not used: [`LineError`], already counted in the ledger; never fatal.
     pub fn line(&mut self, source: usize, text: &[u8]) -> Result<Option<WallTime>, LineError> {
-        if self.lines.is_multiple_of(LOG_CHUNK_LINES) {
-            self.shapes.begin();
-        }
-        self.lines += 1;
         let Some(place) = self.sources.get_mut(source) else { return Err(LineError::Missing("format")) };
         let read = place.read(text, &mut self.shapes);
         self.take(source, text.len(), read)

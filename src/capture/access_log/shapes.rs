@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock};
 use super::row::{LineError, Row};
 use super::session::{Hash128, hash128};
 use crate::capture::redact::{Lines, Redactor, Target};
-use crate::limits::{LOG_SHAPES_BYTES_MAX, LOG_SHAPES_MAX};
-use crate::lookup::Remembered;
+use crate::limits::{LOG_CHUNK_LINES, LOG_SHAPES_BYTES_MAX, LOG_SHAPES_MAX};
+use crate::lookup::{Lookup, Remembered};
 use crate::trace::shape::{SharedShape, Text};
 use crate::trace::writer::EVENT_BYTES_MAX;
 use crate::trace::{RequestShape, Scheme};
@@ -35,15 +35,15 @@ pub struct Shapes {
     /// Lists of header lines.
     lines: Remembered<Hash128, Part<Lines>>,
     /// By the numbers of both, and what else there is.
-    shapes: Remembered<(u64, u64, [u8; 3]), (SharedShape, u32)>,
+    shapes: Remembered<(u64, u64, [u8; 3]), SharedShape>,
     next: u64,
-    chunk: u32,
+    shown: Shown,
 }
 
 #[derive(Debug)]
 struct Asked {
     method: Text,
-    authority: Option<Vec<u8>>,
+    authority: Option<Text>,
     target: Text,
     redacted: bool,
     /// The target says `https`.
@@ -69,20 +69,39 @@ impl Asked {
     }
 }
 
-/// A part of shapes: its number, and the chunk in which it was seen last.
+/// A part of shapes: its number, and its bytes.
 #[derive(Debug)]
 struct Part<T> {
     number: u64,
-    chunk: u32,
     bytes: usize,
     part: T,
 }
 
-impl<T> Part<T> {
-    /// Its number, and its bytes where it is new in this chunk.
-    fn seen(&mut self, chunk: u32) -> (u64, usize) {
-        let new = std::mem::replace(&mut self.chunk, chunk) != chunk;
-        (self.number, if new { self.bytes } else { 0 })
+/// What was shown so far among the lines whose memory is reckoned together. Apart from what is remembered, because that
+/// depends on what was read before.
+#[derive(Debug, Default)]
+struct Shown {
+    asked: Lookup<Hash128, ()>,
+    lines: Lookup<Hash128, ()>,
+    shapes: Lookup<(Hash128, Hash128, [u8; 3]), ()>,
+    requests: usize,
+}
+
+impl Shown {
+    fn clear(&mut self) {
+        self.asked.clear();
+        self.lines.clear();
+        self.shapes.clear();
+        self.requests = 0;
+    }
+
+    /// Bytes of a request that were not shown before, of those of its target, its header lines and its shape.
+    fn add(&mut self, asked: (Hash128, usize), lines: (Hash128, usize), flags: [u8; 3]) -> usize {
+        self.requests += 1;
+        let new = |first: bool, bytes: usize| if first { bytes } else { 0 };
+        new(self.asked.insert(asked.0, ()).is_none(), asked.1)
+            + new(self.lines.insert(lines.0, ()).is_none(), lines.1)
+            + new(self.shapes.insert((asked.0, lines.0, flags), ()).is_none(), OWN_BYTES)
     }
 }
 
@@ -95,9 +114,9 @@ impl Shapes {
             seed,
             asked: Remembered::new(LOG_SHAPES_MAX, LOG_SHAPES_BYTES_MAX),
             lines: Remembered::new(LOG_SHAPES_MAX, LOG_SHAPES_BYTES_MAX),
-            shapes: Remembered::new(LOG_SHAPES_MAX, LOG_SHAPES_BYTES_MAX),
+            shapes: Remembered::new(LOG_SHAPES_MAX, 2 * LOG_SHAPES_BYTES_MAX),
             next: 0,
-            chunk: 0,
+            shown: Shown::default(),
         }
     }
 
@@ -115,7 +134,7 @@ impl Shapes {
 
     /// Another chunk begins: what its lines hold is reckoned anew.
     pub fn begin(&mut self) {
-        self.chunk = self.chunk.wrapping_add(1);
+        self.shown.clear();
     }
 
     /// The shape of a line's request, and the bytes of it that no line of this chunk showed before.
@@ -123,9 +142,13 @@ impl Shapes {
     /// # Errors
     /// [`LineError::Grown`] where redaction makes it longer than a trace may hold.
     pub fn of(&mut self, row: &Row<'_>) -> Result<(SharedShape, usize), LineError> {
+        // Where nobody cuts chunks they end here.
+        if self.shown.requests >= LOG_CHUNK_LINES {
+            self.begin();
+        }
         let asked_key = hash128(self.seed, &(&row.method, &row.target));
         let (asked, asked_bytes) = match self.asked.get_mut(&asked_key) {
-            Some(part) => part.seen(self.chunk),
+            Some(part) => (part.number, part.bytes),
             None => self.ask(asked_key, row),
         };
         let known: [&[u8]; 3] = [&row.host, &row.user_agent, &row.referer];
@@ -135,7 +158,7 @@ impl Shapes {
             hash128(self.seed, &(known, &row.headers))
         };
         let (lines, lines_bytes) = match self.lines.get_mut(&lines_key) {
-            Some(part) => part.seen(self.chunk),
+            Some(part) => (part.number, part.bytes),
             None => self.list(lines_key, row),
         };
         let version = row.version.unwrap_or(Version::Http11);
@@ -145,20 +168,31 @@ impl Shapes {
             u8::from(row.scheme == Some(Scheme::Https)),
         ];
         let key = (asked, lines, flags);
-        if let Some((shape, chunk)) = self.shapes.get_mut(&key) {
-            let new = std::mem::replace(chunk, self.chunk) != self.chunk;
-            return Ok((Arc::clone(shape), if new { OWN_BYTES } else { 0 } + asked_bytes + lines_bytes));
-        }
-        let (Some(asked), Some(lines)) = (self.asked.get_mut(&asked_key), self.lines.get_mut(&lines_key))
-        else {
+        let shape = match self.shapes.get_mut(&key) {
+            Some(shape) => Arc::clone(shape),
+            None => {
+                let shape = self.join(row, version, (&asked_key, &lines_key))?;
+                // It keeps its parts, also when they are forgotten.
+                let bytes = OWN_BYTES + asked_bytes + lines_bytes;
+                self.shapes.insert(key, Arc::clone(&shape), bytes);
+                shape
+            }
+        };
+        let bytes = self.shown.add((asked_key, asked_bytes), (lines_key, lines_bytes), flags);
+        Ok((shape, bytes))
+    }
+
+    fn join(
+        &mut self,
+        row: &Row<'_>,
+        version: Version,
+        (asked, lines): (&Hash128, &Hash128),
+    ) -> Result<SharedShape, LineError> {
+        let (Some(asked), Some(lines)) = (self.asked.get_mut(asked), self.lines.get_mut(lines)) else {
             return Err(LineError::Missing("shape"));
         };
-        let shape = Arc::new(join(row, version, &asked.part, &lines.part));
-        if shape.weight() > EVENT_BYTES_MAX {
-            return Err(LineError::Grown);
-        }
-        self.shapes.insert(key, (Arc::clone(&shape), self.chunk), OWN_BYTES);
-        Ok((shape, OWN_BYTES + asked_bytes + lines_bytes))
+        let shape = join(row, version, &asked.part, &lines.part);
+        if shape.weight() > EVENT_BYTES_MAX { Err(LineError::Grown) } else { Ok(Arc::new(shape)) }
     }
 
     fn number(&mut self) -> u64 {
@@ -168,16 +202,18 @@ impl Shapes {
 
     fn ask(&mut self, key: Hash128, row: &Row<'_>) -> (u64, usize) {
         let (number, part) = (self.number(), Asked::of(row, &self.redactor));
-        let authority = part.authority.as_ref().map_or(0, Vec::len);
+        let authority = part.authority.as_ref().map_or(0, |a| a.len());
         let bytes = OVERHEAD * 4 + part.method.len() + part.target.len() + authority;
-        self.asked.insert(key, Part { number, chunk: self.chunk, bytes, part }, bytes);
+        self.asked.insert(key, Part { number, bytes, part }, bytes);
         (number, bytes)
     }
 
     fn list(&mut self, key: Hash128, row: &Row<'_>) -> (u64, usize) {
         let (number, part) = (self.number(), self.redactor.lines(&header_lines(row)));
-        let bytes = part.headers.iter().map(|h| 2 * OVERHEAD + h.bytes()).sum::<usize>() + OVERHEAD;
-        self.lines.insert(key, Part { number, chunk: self.chunk, bytes, part }, bytes);
+        let host = part.host.as_ref().map_or(0, |h| h.len());
+        let headers = part.headers.iter().map(|h| 2 * OVERHEAD + h.bytes()).sum::<usize>();
+        let bytes = 2 * OVERHEAD + headers + host;
+        self.lines.insert(key, Part { number, bytes, part }, bytes);
         (number, bytes)
     }
 }
@@ -215,5 +251,84 @@ fn join(row: &Row<'_>, version: Version, asked: &Asked, lines: &Lines) -> Reques
         headers: Arc::clone(&lines.headers),
         credentials,
         target_redacted: asked.redacted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row<'a>(target: &'a str, host: &'a str, agent: &'a str) -> Row<'a> {
+        Row {
+            method: b"GET"[..].into(),
+            target: target.as_bytes().into(),
+            host: host.as_bytes().into(),
+            user_agent: agent.as_bytes().into(),
+            ..Row::default()
+        }
+    }
+
+    /// The same whether it is remembered or made anew, and whatever was read before: a target, header lines and their pair are
+    /// reckoned once in a chunk each, with all their bytes.
+    #[test]
+    fn bytes_are_reckoned_by_the_chunk_alone() {
+        let long = "h".repeat(60_000);
+        let of_chunk = |shapes: &mut Shapes| {
+            shapes.begin();
+            let all = [
+                ("/a", "x", "u"),
+                ("/a", "x", "u"),
+                ("/b", "x", "u"),
+                ("/a", &long, "u"),
+                ("/b", &long, "u"),
+            ];
+            all.map(|(target, host, agent)| shapes.of(&row(target, host, agent)).unwrap().1)
+        };
+        let mut shapes = Shapes::new(1, Redactor::with_key(b"k"));
+        let new = of_chunk(&mut shapes);
+        assert!(new[0] > new[2] && new[1] == 0 && new[2] > OWN_BYTES && new[4] == OWN_BYTES, "{new:?}");
+        assert!((120_000..121_000).contains(&new[3]), "the header line and the authority: {new:?}");
+        assert_eq!(of_chunk(&mut shapes), new, "remembered");
+        // Now what was remembered is forgotten on the way, in the middle of a chunk too.
+        let many = |shapes: &mut Shapes| {
+            for n in 0..3 * LOG_SHAPES_MAX {
+                shapes.of(&row(&format!("/{n}"), "x", &format!("a{n}"))).unwrap();
+            }
+        };
+        many(&mut shapes);
+        assert_eq!(of_chunk(&mut shapes), new, "forgotten");
+        let mut other = Shapes::new(1, Redactor::with_key(b"k"));
+        let chunk = |shapes: &mut Shapes| -> Vec<usize> {
+            shapes.begin();
+            let one = |n: usize| {
+                shapes.of(&row(&format!("/{}", n % 700), "x", &format!("a{}", n % 900))).unwrap().1
+            };
+            (0..LOG_CHUNK_LINES).map(one).collect()
+        };
+        many(&mut other);
+        assert_eq!(chunk(&mut other), chunk(&mut Shapes::new(1, Redactor::with_key(b"k"))));
+    }
+
+    /// What is remembered holds no more than it is reckoned: long targets are forgotten sooner.
+    #[test]
+    fn what_is_remembered_is_bounded_in_bytes() {
+        let mut shapes = Shapes::new(1, Redactor::with_key(b"k"));
+        let mut held = Vec::new();
+        for n in 0..2_000 {
+            let target = format!("/{n}/{}", "p".repeat(30_000));
+            let (shape, bytes) = shapes.of(&row(&target, "x", "u")).unwrap();
+            assert!(bytes > 30_000);
+            held.push(Arc::downgrade(&shape));
+        }
+        let alive = held.iter().filter(|s| s.strong_count() > 0).count();
+        assert!(alive > 100 && alive * 30_000 <= 4 * LOG_SHAPES_BYTES_MAX, "{alive}");
+    }
+
+    #[test]
+    fn one_that_grows_too_long_is_refused_and_reckoned_to_nobody() {
+        let mut shapes = Shapes::new(1, Redactor::with_key(b"k"));
+        let target = format!("/?{}", "pin=1&".repeat(10_000));
+        assert_eq!(shapes.of(&row(&target, "x", "u")).err(), Some(LineError::Grown));
+        assert!(shapes.of(&row("/", "x", "u")).unwrap().1 > 2 * OWN_BYTES, "the header lines are new still");
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 
+use super::asking;
 use super::found::{FoundLog, log_source};
 use super::lasting::{Lasting, Teller};
 use super::sink::{BEHIND_PROXY, Files, Sink};
@@ -106,7 +107,7 @@ fn source_of(
         "{} is empty or not there yet, and so are older ones beside it: say its format with --log-format or --format",
         path.display()
     );
-    let mut found = log_source(&input, options, own, redactor)
+    let mut found = log_source(&input, options, own, redactor, asking::asked)
         .with_context(|| format!("cannot follow {}", path.display()))?;
     // The line that names the fields (W3C) stands at the top, which may have been passed long ago.
     for line in input.sample.split(|b| *b == b'\n').filter(|l| l.starts_with(b"#")) {

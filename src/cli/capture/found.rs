@@ -5,12 +5,12 @@ use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, bail};
 
-use super::{CaptureOptions, CapturedAt, asking};
+use super::{CaptureOptions, CapturedAt};
 use crate::capture::access_log;
 use crate::capture::access_log::format::Format;
 use crate::capture::access_log::row::{Field, Row};
 use crate::capture::redact::Redactor;
-use crate::capture::vantage::Guess;
+use crate::capture::vantage::{Decide, Guess};
 use crate::edge::intake::open::{Input, Kind};
 
 /// Lines of a log shown as they are understood.
@@ -52,6 +52,7 @@ pub(super) fn log_source(
     options: &CaptureOptions,
     own: &[(Field, String)],
     redactor: &Redactor,
+    decide: Decide,
 ) -> anyhow::Result<FoundLog> {
     let format = match (&options.log_format, options.format.as_str()) {
         (Some(directive), _) => Format::directive(directive).context("--log-format")?,
@@ -85,10 +86,14 @@ pub(super) fn log_source(
             shown.push(show(&row, redactor));
         }
     }
+    found.format.begin_as(&trial);
     announce(input, &found, &shown)?;
     if options.captured_at == CapturedAt::Auto {
         guess.peers = clients.len();
-        found.behind_proxy = asking::behind_proxy(&input.name, &guess);
+        found.behind_proxy = decide(&input.name, &guess);
+        if found.behind_proxy && std::io::stderr().is_terminal() {
+            writeln!(std::io::stderr(), "replay: {} was captured behind a proxy ({guess})", input.name)?;
+        }
     }
     Ok(found)
 }

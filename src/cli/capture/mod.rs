@@ -30,6 +30,7 @@ use crate::capture::redact::Redactor;
 use crate::capture::vantage::Vantage;
 use crate::edge::intake::open::{Kind, open};
 use crate::edge::intake::secrets;
+use crate::limits::LOG_THREADS_MAX;
 use crate::trace::meta::place;
 use crate::trace::{Item, Ledger, Source, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
@@ -88,6 +89,9 @@ pub(crate) struct CaptureOptions {
     /// Go on although two inputs hold the same traffic, such as a capture and the log of the same server.
     #[arg(long)]
     same_traffic_ok: bool,
+    /// Threads that read access logs, beside those that order and write; unless said as many as there are cores, at most 4.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=LOG_THREADS_MAX as i64))]
+    threads: Option<u8>,
     /// Seed for spreading the stamps of access logs, which are cut to the second.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -116,6 +120,7 @@ impl Default for CaptureOptions {
             captured_at: CapturedAt::Auto,
             keylog: None,
             same_traffic_ok: false,
+            threads: None,
             seed: 1,
             redaction: RedactionArgs::default(),
         }
@@ -241,6 +246,8 @@ pub(crate) fn capture(
 ) -> anyhow::Result<Finished> {
     let redactor = options.redaction.redactor()?;
     let own = options.own_fields()?;
+    // What is typed is an input, and no answer.
+    let decide = if inputs.iter().any(|i| i == Path::new("-")) { asking::guessed } else { asking::asked };
     // All are opened first: one that cannot be read must not cost the work on the others.
     let (mut frames, mut logs, mut archives, mut sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for path in inputs {
@@ -258,7 +265,7 @@ pub(crate) fn capture(
                 archives.push((kind, number, input));
             }
             Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
-                let found = log_source(&input, options, &own, &redactor).with_context(cannot)?;
+                let found = log_source(&input, options, &own, &redactor, decide).with_context(cannot)?;
                 let behind = if found.behind_proxy { BEHIND_PROXY } else { "" };
                 source.format = format!("access-log/{}{behind}", found.format.name);
                 logs.push((found, number, input));
@@ -279,7 +286,7 @@ pub(crate) fn capture(
         log: LogRecorder::new(options.seed, redactor.clone()),
         sink: Sink::new(meta, Files::One(output.to_owned())),
         last: 0,
-        vantage: Vantage::new(options.behind_proxy(), asking::behind_proxy, redactor),
+        vantage: Vantage::new(options.behind_proxy(), decide, redactor),
     };
     let mut progress = Progress::start();
     for (path, number, input) in frames {
@@ -289,7 +296,7 @@ pub(crate) fn capture(
     for (kind, number, input) in archives {
         session.read_archive(kind, number, input, options.seed, &mut progress)?;
     }
-    session.read_logs(logs, &mut progress)?;
+    session.read_logs(logs, options.threads.map(usize::from), &mut progress)?;
     progress.done();
     finish(session, options)
 }

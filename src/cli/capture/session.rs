@@ -111,9 +111,10 @@ impl Session {
     pub(super) fn read_logs(
         &mut self,
         found: Vec<(FoundLog, u32, Input)>,
+        threads: Option<usize>,
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
-        let (mut bad, mut logs) = (0u64, Logs::default());
+        let (mut bad, mut logs) = (0u64, Logs::new(threads));
         for (found, number, input) in found {
             let source = LogSource::new(found.format, found.behind_proxy, number);
             logs.add(&mut self.log, input.name, source, input.bytes);

@@ -14,12 +14,15 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::open::open;
+use super::open::open_as;
 use crate::limits::{FOLLOW_PACKED_MAX, FOLLOW_TAIL_BYTES, LOG_LINE_BYTES_MAX};
 use crate::units::RunTime;
 
 /// Time that a renamed log is still looked at: servers go on writing to it until they are told to open the new one.
 const OLD_LOOKED_AT: Duration = Duration::from_secs(5);
+
+/// Bytes that one packed byte can become: a stream of DEFLATE at most 1,032, and zstd may do better, for no log of different lines.
+const PACKED_RATIO_MAX: u64 = 1_032;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -38,6 +41,9 @@ pub struct Position {
     offset: u64,
     /// Checksum (CRC-32C) of the last bytes before it, at most [`FOLLOW_TAIL_BYTES`].
     tail: u32,
+    /// When the file was changed last, seconds since 1970; 0 where that is not known.
+    #[serde(default)]
+    modified_s: i64,
 }
 
 /// What came.
@@ -63,8 +69,8 @@ pub struct Followed {
     skipping: bool,
     /// Since when another file has the log's name.
     renamed: Option<RunTime>,
-    /// It was packed since it was left: the file that holds it now, and where it was left.
-    packed: Option<(PathBuf, Position)>,
+    /// It was packed since it was left: what is left of it, and where that is.
+    packed: Option<(Packed, Position)>,
     buffer: Vec<u8>,
 }
 
@@ -117,11 +123,11 @@ impl Followed {
         };
         let names = Self::names(path).with_context(cannot)?;
         if !names.iter().any(|name| this.resume(name, left).unwrap_or(false)) {
-            let Some(name) = packed_one(&names, left.offset, left.tail) else {
+            let Some(found) = Packed::find(&names, left.offset, left.tail, left.modified_s) else {
                 this.open_path().with_context(cannot)?;
                 return Ok((this, true));
             };
-            this.packed = Some((name, left.clone()));
+            this.packed = Some((found, left.clone()));
         }
         // Those that came after it are found when it has been read to its end.
         Ok((this, false))
@@ -195,13 +201,20 @@ impl Followed {
         if let Some((_, left)) = &self.packed {
             return Some(left.clone());
         }
-        self.file.as_ref()?;
+        let modified_s = self.file.as_ref()?.metadata().map_or(0, |m| m.mtime());
         let offset = self.offset - self.part.len() as u64;
         // The tail ends where the part began.
         let end = self.tail.len().saturating_sub(self.part.len());
         let from = end.saturating_sub(FOLLOW_TAIL_BYTES as usize);
         let tail = crc32c::crc32c(self.tail.get(from..end).unwrap_or_default());
-        Some(Position { path: self.path.clone(), device: self.id.0, inode: self.id.1, offset, tail })
+        Some(Position {
+            path: self.path.clone(),
+            device: self.id.0,
+            inode: self.id.1,
+            offset,
+            tail,
+            modified_s,
+        })
     }
 
     /// Hands on the lines that came since the last call, at most about a megabyte of them; true where more wait.
@@ -215,8 +228,8 @@ impl Followed {
     ) -> anyhow::Result<bool> {
         let path = self.path.display().to_string();
         let cannot = || format!("cannot read {path}");
-        if let Some((name, left)) = self.packed.take() {
-            self.read_packed(&name, left.offset, &mut each).with_context(cannot)?;
+        if let Some((packed, _)) = self.packed.take() {
+            self.read_packed(packed, &mut each).with_context(cannot)?;
         }
         if self.file.is_none() {
             self.open_path().with_context(cannot)?;
@@ -316,13 +329,20 @@ impl Followed {
         if !silent && now < since.plus(OLD_LOOKED_AT) {
             return Ok(false);
         }
-        let names = Self::names(&self.path)?;
-        let next = match names.iter().position(|name| is_ours(name)) {
+        let modified_s = file.metadata()?.mtime();
+        let find = |names: &[PathBuf]| names.iter().position(|name| is_ours(name));
+        let mut names = Self::names(&self.path)?;
+        if find(&names).is_none() {
+            // It may have been packed between two looks, of which the first still saw it.
+            names = Self::names(&self.path)?;
+        }
+        let next = match find(&names) {
             Some(place) => names.get(place + 1).cloned(),
             None if self.path.exists() => {
                 let from = self.tail.len().saturating_sub(FOLLOW_TAIL_BYTES as usize);
-                if let Some(name) = packed_one(&names, self.offset, crc32c::crc32c(&self.tail[from..])) {
-                    self.read_packed(&name, self.offset, each)?;
+                let tail = crc32c::crc32c(&self.tail[from..]);
+                if let Some(packed) = Packed::find(&names, self.offset, tail, modified_s) {
+                    self.read_packed(packed, each)?;
                     return Ok(true);
                 }
                 // Removed: whether others came in between cannot be known.
@@ -356,7 +376,7 @@ impl Followed {
     ) -> anyhow::Result<()> {
         (self.tail, self.part) = (Vec::new(), Vec::new());
         if is_packed(name) {
-            return self.read_packed(name, 0, each);
+            return self.read_packed(Packed::open(name)?, each);
         }
         let file = File::open(name)?;
         (self.id, self.offset, self.renamed) = (id(&file.metadata()?), 0, None);
@@ -364,29 +384,29 @@ impl Followed {
         Ok(())
     }
 
-    /// Reads a packed log to its end at once, behind so many bytes of what it holds: there is no place within it.
+    /// Reads the rest of a packed log to its end at once: there is no place within it. One that is damaged ends there, which is
+    /// told.
     fn read_packed(
         &mut self,
-        name: &Path,
-        behind: u64,
+        mut packed: Packed,
         each: &mut impl FnMut(Came<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let cannot = || format!("cannot read {}", name.display());
-        let file = File::open(name).with_context(cannot)?;
-        let meta = file.metadata()?;
-        let (mut bytes, mut buffer) = (open(name)?.bytes, vec![0; READ_BYTES]);
-        io::copy(&mut bytes.by_ref().take(behind), &mut io::sink()).with_context(cannot)?;
+        let mut buffer = vec![0; READ_BYTES];
         loop {
-            let n = bytes.read(&mut buffer).with_context(cannot)?;
-            if n == 0 {
-                break;
+            match packed.bytes.read(&mut buffer) {
+                Ok(0) => break self.last_line(each)?,
+                Ok(n) => self.lines(&buffer[..n], each)?,
+                Err(e) if is_damage(&e) => {
+                    (self.part, self.skipping) = (Vec::new(), false);
+                    break each(Came::Cut)?;
+                }
+                Err(e) => return Err(anyhow::Error::from(e).context("cannot read a packed log")),
             }
-            self.lines(&buffer[..n], each)?;
         }
-        self.last_line(each)?;
+        let meta = packed.file.metadata()?;
         (self.id, self.renamed) = (id(&meta), None);
-        (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
-        self.file = Some(file);
+        (self.offset, self.tail) = (meta.len(), tail_of(&packed.file, meta.len())?);
+        self.file = Some(packed.file);
         Ok(())
     }
 }
@@ -395,23 +415,51 @@ fn is_packed(name: &Path) -> bool {
     name.extension().is_some_and(|e| e == "gz" || e == "zst")
 }
 
-/// The packed log that holds one which was read so far, with these bytes (their checksum) before that place; the youngest are
-/// looked at first.
-fn packed_one(names: &[PathBuf], offset: u64, tail: u32) -> Option<PathBuf> {
-    // Of a log of which nothing was read nothing is known.
-    if offset == 0 {
-        return None;
-    }
-    let packed = names.iter().rev().filter(|name| is_packed(name)).take(FOLLOW_PACKED_MAX);
-    packed.into_iter().find(|name| holds(name, offset, tail).unwrap_or(false)).cloned()
+fn is_damage(e: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, Other, UnexpectedEof};
+    matches!(e.kind(), InvalidData | InvalidInput | Other | UnexpectedEof)
 }
 
-fn holds(name: &Path, offset: u64, tail: u32) -> anyhow::Result<bool> {
-    let (n, mut bytes) = (offset.min(FOLLOW_TAIL_BYTES), open(name)?.bytes);
-    let passed = io::copy(&mut bytes.by_ref().take(offset - n), &mut io::sink())?;
-    let mut last = Vec::new();
-    bytes.by_ref().take(n).read_to_end(&mut last)?;
-    Ok(passed == offset - n && last.len() as u64 == n && crc32c::crc32c(&last) == tail)
+/// A packed log that is being read.
+struct Packed {
+    file: File,
+    bytes: Box<dyn Read + Send>,
+}
+
+impl Packed {
+    fn open(name: &Path) -> anyhow::Result<Self> {
+        let file = File::open(name)?;
+        let bytes = open_as(name, Box::new(file.try_clone()?))?.bytes;
+        Ok(Self { file, bytes })
+    }
+
+    /// The one that holds a log which was read so far, with these bytes (their checksum) before that place, read up to there.
+    /// Packing keeps the time of the last change: what was changed before `modified_s` is another one, and ours is among the
+    /// oldest of those that are left.
+    fn find(names: &[PathBuf], offset: u64, tail: u32, modified_s: i64) -> Option<Self> {
+        // Of a log of which nothing was read nothing is known.
+        if offset == 0 {
+            return None;
+        }
+        let may_be = |name: &&PathBuf| {
+            is_packed(name)
+                && std::fs::metadata(name).is_ok_and(|m| {
+                    m.mtime() >= modified_s && m.len().saturating_mul(PACKED_RATIO_MAX) >= offset
+                })
+        };
+        let few = names.iter().filter(may_be).take(FOLLOW_PACKED_MAX);
+        few.into_iter().find_map(|name| Self::open(name).ok()?.passed(offset, tail).ok()?)
+    }
+
+    /// Itself behind the place, where those bytes stand before it.
+    fn passed(mut self, offset: u64, tail: u32) -> io::Result<Option<Self>> {
+        let n = offset.min(FOLLOW_TAIL_BYTES);
+        let passed = io::copy(&mut self.bytes.by_ref().take(offset - n), &mut io::sink())?;
+        let mut last = Vec::new();
+        self.bytes.by_ref().take(n).read_to_end(&mut last)?;
+        let fits = passed == offset - n && last.len() as u64 == n && crc32c::crc32c(&last) == tail;
+        Ok(fits.then_some(self))
+    }
 }
 
 #[cfg(test)]

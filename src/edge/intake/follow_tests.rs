@@ -35,8 +35,20 @@ impl Rig {
         fs::remove_file(self.path(from)).unwrap();
     }
 
+    /// Rotations lie further apart than a test. Packing keeps the time of the last change, which is behind that of any position.
+    fn age(&self, name: &str, age_s: u64) {
+        if let Ok(file) = File::options().write(true).open(self.path(name)) {
+            file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(4_000_000_000 - age_s)).unwrap();
+        }
+    }
+
     fn open(&self, left: Option<&Position>) -> (Followed, bool) {
         Followed::open(&self.path("log"), left).unwrap()
+    }
+
+    /// All that comes while files that are not written to any more are left for the next ones.
+    fn poll_long(&mut self, log: &mut Followed) -> Vec<String> {
+        (0..6).flat_map(|_| self.poll(log, 6)).collect()
     }
 
     /// All that comes until nothing does, `seconds` later.
@@ -193,10 +205,7 @@ fn a_restart_neither_loses_nor_repeats_lines() {
         for (name, age_s) in
             [("log.3.gz", 30), ("log.2.gz", 20), ("log.2", 20), ("log.1", 10), ("log.1.gz", 10)]
         {
-            if let Ok(file) = File::options().write(true).open(rig.path(name)) {
-                file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age_s))
-                    .unwrap();
-            }
+            rig.age(name, age_s);
         }
         let (mut log, was_cut) = rig.open(Some(&left));
         assert_eq!(was_cut, cut, "{what}");
@@ -263,10 +272,9 @@ fn a_log_that_is_packed_while_it_is_followed_loses_nothing() {
     rig.pack("log.1", "log.1.gz");
     rig.append("log", "e\n");
     for (name, age_s) in [("log.2.gz", 20), ("log.1.gz", 10)] {
-        let file = File::options().write(true).open(rig.path(name)).unwrap();
-        file.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - age_s)).unwrap();
+        rig.age(name, age_s);
     }
-    let came = [rig.poll(&mut log, 1), rig.poll(&mut log, 6), rig.poll(&mut log, 6)].concat();
+    let came = rig.poll_long(&mut log);
     assert_eq!(came, ["b", "c", "d", "e"]);
     let (mut log, cut) = rig.open(log.position().as_ref());
     assert!(!cut && rig.poll(&mut log, 6).is_empty());
@@ -277,4 +285,42 @@ fn a_log_that_is_packed_while_it_is_followed_loses_nothing() {
     let (mut log, cut) = rig.open(Some(&left));
     assert!(!cut && log.position().as_ref() == Some(&left));
     assert_eq!(rig.poll(&mut log, 1), ["f"]);
+}
+
+/// Damaged behind the place where it was left, or replaced by another archive before it was read.
+#[test]
+fn an_archive_that_is_damaged_or_renamed_is_told_and_ends_nothing() {
+    let mut rig = Rig::new();
+    let lines = |from: u32, to: u32| {
+        (from..to).map(|n| format!("line {n} {}\n", n.wrapping_mul(0x9e37_79b9))).collect::<String>()
+    };
+    rig.append("log", &lines(0, 10));
+    let (mut log, _) = rig.open(None);
+    rig.poll(&mut log, 1);
+    let left = log.position().unwrap();
+    rig.append("log", &lines(10, 20_000));
+    rig.pack("log", "log.1.gz");
+    rig.append("log", "e\n");
+    let (mut log, cut) = rig.open(Some(&left));
+    assert!(!cut);
+    // By its name it is another one now; it goes on all the same.
+    rig.rename("log.1.gz", "log.2.gz");
+    rig.append("next", "d\n");
+    rig.pack("next", "log.1.gz");
+    rig.age("log.2.gz", 20);
+    rig.age("log.1.gz", 10);
+    let came = rig.poll_long(&mut log);
+    assert_eq!((came.len(), &came[came.len() - 2..]), (19_992, &["d".to_owned(), "e".to_owned()][..]));
+    let whole = fs::read(rig.path("log.2.gz")).unwrap();
+    fs::write(rig.path("log.2.gz"), &whole[..whole.len() / 2]).unwrap();
+    let (mut log, cut) = rig.open(Some(&left));
+    assert!(!cut, "the lines before the place are there");
+    rig.age("log.2.gz", 20);
+    rig.age("log.1.gz", 10);
+    let came = rig.poll_long(&mut log);
+    assert!((100..19_900).contains(&came.len()), "{}", came.len());
+    assert_eq!(came[came.len() - 3..], ["CUT", "d", "e"]);
+    let all = lines(10, 20_000);
+    let all: std::collections::BTreeSet<&str> = all.lines().collect();
+    assert!(came[..came.len() - 3].iter().all(|l| all.contains(l.as_str())), "whole lines");
 }

@@ -1,6 +1,6 @@
 //! A log in chunks of whole lines, and threads that read them.
 //!
-//! A chunk is cut where a line ends, behind as many bytes as were asked for, so that its bounds depend on the log alone: what
+//! A chunk is cut where a line ends, behind as many bytes as were asked for or as many lines as one may have, so that its bounds depend on the log alone: what
 //! is read of it is the same whoever reads it, and how many threads there are decides nothing but the time it takes. What a
 //! log says of itself on the way (the columns of a W3C log) is carried from chunk to chunk by the one that cuts.
 //! What it refuses to do: read a line that is longer than a chunk. It is skipped, and counted by its caller.
@@ -15,7 +15,7 @@ use anyhow::Context;
 
 use crate::capture::access_log::row::LineError;
 use crate::capture::access_log::{Line, LogSource, Shapes};
-use crate::limits::LOG_LINE_BYTES_MAX;
+use crate::limits::{LOG_CHUNK_LINES, LOG_LINE_BYTES_MAX};
 
 /// A line that was read.
 #[derive(Debug)]
@@ -28,14 +28,21 @@ pub(super) struct ReadLine {
     pub(super) said: Result<Option<Line>, LineError>,
 }
 
+/// Bytes of a line that were passed over, and those of its end.
+#[derive(Debug, Clone, Copy, Default)]
+struct Skipped {
+    bytes: u64,
+    ends: u64,
+}
+
 /// Whole lines of a log.
 #[derive(Debug)]
 pub(super) struct Chunk {
     bytes: Vec<u8>,
     /// Bytes of a byte order mark at its beginning.
     mark: usize,
-    /// Bytes of its only line that are not here: it is longer than a chunk.
-    skipped: u64,
+    /// What is not here of its only line, which is longer than a chunk.
+    skipped: Skipped,
     /// The log as it is where the chunk begins.
     source: LogSource,
 }
@@ -44,7 +51,7 @@ impl Chunk {
     /// Reads its lines.
     pub(super) fn read(mut self, shapes: &mut Shapes) -> Vec<ReadLine> {
         shapes.begin();
-        let mut out = Vec::with_capacity(self.bytes.len() / 128 + 1);
+        let mut out = Vec::with_capacity((self.bytes.len() / 128 + 1).min(LOG_CHUNK_LINES));
         let (mut at, mut before) = (self.mark, self.mark as u64);
         while at < self.bytes.len() {
             let rest = &self.bytes[at..];
@@ -53,8 +60,9 @@ impl Chunk {
                 None => (rest.len(), rest.len()),
             };
             let said = self.source.read(&rest[..len], shapes);
-            let step_all = std::mem::take(&mut before) + step as u64 + self.skipped;
-            out.push(ReadLine { len: len + self.skipped as usize, step: step_all, said });
+            let Skipped { bytes, ends } = self.skipped;
+            let all = std::mem::take(&mut before) + step as u64 + bytes + ends;
+            out.push(ReadLine { len: len + bytes as usize, step: all, said });
             at += step;
         }
         out
@@ -64,8 +72,9 @@ impl Chunk {
 /// Cuts a log into chunks.
 pub(super) struct Cutter {
     input: Box<dyn Read + Send>,
-    /// What came behind the last line end.
+    /// What was read and is in no chunk yet, behind so many bytes that are.
     rest: Vec<u8>,
+    taken: usize,
     chunk_bytes: usize,
     source: LogSource,
     begun: bool,
@@ -81,7 +90,16 @@ impl Cutter {
     /// Cuts `input` into chunks of about so many bytes, never less than the longest line.
     pub(super) fn new(input: Box<dyn Read + Send>, source: LogSource, chunk_bytes: usize) -> Self {
         let chunk_bytes = chunk_bytes.max(LOG_LINE_BYTES_MAX + 2);
-        Self { input, rest: Vec::new(), chunk_bytes, source, begun: false, ended: false, cut: false }
+        Self {
+            input,
+            rest: Vec::new(),
+            taken: 0,
+            chunk_bytes,
+            source,
+            begun: false,
+            ended: false,
+            cut: false,
+        }
     }
 
     /// The next chunk.
@@ -89,23 +107,44 @@ impl Cutter {
     /// # Errors
     /// When the medium fails. Where it was cut, the lines before are in the last chunk, and `cut` is set.
     pub(super) fn next(&mut self) -> std::io::Result<Option<Chunk>> {
+        if let Some(bytes) = self.most_lines() {
+            return Ok(Some(self.chunk(bytes, Skipped::default())));
+        }
         let mut bytes = std::mem::take(&mut self.rest);
+        bytes.drain(..std::mem::take(&mut self.taken));
         self.fill(&mut bytes)?;
-        let mut skipped = 0;
+        self.rest = bytes;
+        if let Some(bytes) = self.most_lines() {
+            return Ok(Some(self.chunk(bytes, Skipped::default())));
+        }
+        let (mut bytes, mut skipped) = (std::mem::take(&mut self.rest), Skipped::default());
         if !self.ended {
             match memchr::memrchr(b'\n', &bytes) {
                 Some(last) => self.rest = bytes.split_off(last + 1),
                 None => skipped = self.skip()?,
             }
         }
-        if bytes.is_empty() {
-            return Ok(None);
-        }
+        Ok(if bytes.is_empty() { None } else { Some(self.chunk(bytes, skipped)) })
+    }
+
+    /// As many lines as a chunk may have, where there are so many: short ones become more in memory than they are.
+    fn most_lines(&mut self) -> Option<Vec<u8>> {
+        let left = &self.rest[self.taken..];
+        let end = memchr::memchr_iter(b'\n', left).nth(LOG_CHUNK_LINES - 1)? + 1;
+        let bytes = left[..end].to_vec();
+        self.taken += end;
+        Some(bytes)
+    }
+
+    fn chunk(&mut self, bytes: Vec<u8>, skipped: Skipped) -> Chunk {
         let first = !std::mem::replace(&mut self.begun, true);
-        let source = self.source.clone();
         let mark = if first && bytes.starts_with(MARK) { MARK.len() } else { 0 };
-        self.source.pass(&bytes[mark..]);
-        Ok(Some(Chunk { bytes, mark, skipped, source }))
+        let source = self.source.clone();
+        // A line that is longer than a chunk says nothing, whatever it begins with.
+        if skipped.bytes == 0 {
+            self.source.pass(&bytes[mark..]);
+        }
+        Chunk { bytes, mark, skipped, source }
     }
 
     /// Reads until there is a chunk, or no more.
@@ -127,19 +166,17 @@ impl Cutter {
         Ok(())
     }
 
-    /// Skips to behind the next line end, and returns how many bytes that was.
-    fn skip(&mut self) -> std::io::Result<u64> {
-        let mut skipped = 0;
+    /// Skips to behind the next line end.
+    fn skip(&mut self) -> std::io::Result<Skipped> {
+        let mut skipped = Skipped::default();
         while !self.ended {
             let mut more = Vec::new();
             self.fill(&mut more)?;
-            match memchr::memchr(b'\n', &more) {
-                Some(end) => {
-                    self.rest = more.split_off(end + 1);
-                    return Ok(skipped + end as u64 + 1);
-                }
-                None => skipped += more.len() as u64,
+            if let Some(end) = memchr::memchr(b'\n', &more) {
+                self.rest = more.split_off(end + 1);
+                return Ok(Skipped { bytes: skipped.bytes + end as u64, ends: 1 });
             }
+            skipped.bytes += more.len() as u64;
         }
         Ok(skipped)
     }
@@ -168,13 +205,10 @@ pub(super) enum Lines {
 
 impl Readers {
     /// As many threads as that; `shapes` makes what each of them remembers.
-    ///
-    /// # Errors
-    /// When a thread cannot be begun.
-    pub(super) fn new(threads: usize, shapes: impl Fn() -> Shapes) -> anyhow::Result<Self> {
+    pub(super) fn new(threads: usize, shapes: impl Fn() -> Shapes) -> Self {
         let (jobs, waiting) = channel::<Job>();
         let waiting = Arc::new(Mutex::new(waiting));
-        let begin = |_| {
+        let begin = |_: usize| {
             let (waiting, mut shapes) = (Arc::clone(&waiting), shapes());
             let read = move || {
                 // The lock is held while waiting for a job, and not while doing it.
@@ -186,9 +220,9 @@ impl Readers {
             };
             std::thread::Builder::new().name("log".to_owned()).spawn(read)
         };
-        let threads = (0..threads).map(begin).collect::<std::io::Result<Vec<_>>>();
-        let threads = threads.context("cannot begin a thread that reads logs")?;
-        Ok(Self { jobs: Some(jobs).filter(|_| !threads.is_empty()), threads, own: shapes() })
+        // Where no more may be begun, those that were will do, or none.
+        let threads: Vec<_> = (0..threads).map_while(|n| begin(n).ok()).collect();
+        Self { jobs: Some(jobs).filter(|_| !threads.is_empty()), threads, own: shapes() }
     }
 
     /// Has a chunk read.
@@ -233,9 +267,9 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// At most `most` chunks are read ahead of the one that is used.
+    /// At most `most` chunks are read ahead of the one that is waited for.
     pub(super) fn new(cutter: Cutter, most: usize) -> Self {
-        Self { cutter, on_the_way: VecDeque::new(), most: most.max(1) }
+        Self { cutter, on_the_way: VecDeque::new(), most }
     }
 
     /// Whether the medium was cut.
@@ -263,5 +297,35 @@ impl Ahead {
             self.on_the_way.push_back(readers.read(chunk));
         }
         next.wait().map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+    use crate::capture::access_log::format::Format;
+    use crate::capture::redact::Redactor;
+
+    /// A megabyte of line ends, of lines of one byte, and of a log: no chunk becomes more than so many lines, and none is lost.
+    #[test]
+    fn a_chunk_has_so_many_lines_at_most() {
+        let log = "1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5\n";
+        for (text, min) in [("\n", 256), ("x\n", 128), (log, 4)] {
+            let text = text.repeat((1 << 20) / text.len());
+            let source = LogSource::new(Format::named("combined", &[]).unwrap(), false, 0);
+            let mut cutter = Cutter::new(Box::new(Cursor::new(text.clone().into_bytes())), source, 1 << 20);
+            let (mut chunks, mut lines, mut bytes) = (0, 0, 0);
+            let mut shapes = Shapes::new(1, Redactor::with_key(b"k"));
+            while let Some(chunk) = cutter.next().unwrap() {
+                let read = chunk.read(&mut shapes);
+                assert!(read.len() <= LOG_CHUNK_LINES && read.capacity() < 2 * LOG_CHUNK_LINES);
+                (chunks, lines) = (chunks + 1, lines + read.len());
+                bytes += read.iter().map(|l| l.step).sum::<u64>();
+            }
+            assert!(chunks >= min, "{chunks}");
+            assert_eq!((lines, bytes), (text.matches('\n').count(), text.len() as u64));
+        }
     }
 }

@@ -18,6 +18,10 @@ use crate::units::WallTime;
 /// Lines used of one log before it is looked for another that is further back.
 const LINES_AT_ONCE: usize = 256;
 
+/// Chunks of a log in memory where there are several logs: one that is used, one that is waited for, and as much again for what
+/// their lines become.
+const CHUNKS_OF_A_LOG: usize = 4;
+
 /// A line that was not used. Its text is not kept: it may hold secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLine {
@@ -57,16 +61,16 @@ pub struct Logs {
     chunk_bytes: usize,
 }
 
-impl Default for Logs {
-    /// No logs yet; they will be read by as many threads as there are cores, and by none of its own where there is one core.
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = if cores == 1 { 0 } else { cores.min(LOG_THREADS_MAX) };
+impl Logs {
+    /// No logs yet; they will be read by so many threads. Unless that is said by as many as there are cores, and by none of its
+    /// own where there is one core.
+    #[must_use]
+    pub fn new(threads: Option<usize>) -> Self {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.unwrap_or_else(|| if cores() == 1 { 0 } else { cores() }).min(LOG_THREADS_MAX);
         Self { logs: Vec::new(), threads, chunk_bytes: LOG_CHUNK_BYTES }
     }
-}
 
-impl Logs {
     /// Adds one.
     pub fn add(
         &mut self,
@@ -89,10 +93,15 @@ impl Logs {
         mut bad: impl FnMut(BadLine),
         mut each: impl FnMut(&mut LogRecorder) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut readers = Readers::new(self.threads, || recorder.shapes())?;
-        // Many logs share the memory that one may use. Their number is part of the input: it decides nothing by chance.
-        let share = LOG_CHUNKS_BYTES_MAX / self.logs.len().max(1);
-        let most = if share >= LOG_CHUNK_BYTES * (self.threads + 1) { self.threads + 1 } else { 1 };
+        let mut readers = Readers::new(self.threads, || recorder.shapes());
+        // Many logs share the memory that one may use. Their number is part of the input, that of the threads is not: it must
+        // not decide where a chunk ends.
+        let share = LOG_CHUNKS_BYTES_MAX / self.logs.len().max(1) / CHUNKS_OF_A_LOG;
+        let most = match self.logs.len() {
+            0..=4 => self.threads + 1,
+            5..=64 => 1,
+            _ => 0,
+        };
         let begin = |planned: Planned| {
             let Planned { name, source, input } = planned;
             let cutter = Cutter::new(input, recorder.source(source), self.chunk_bytes.min(share));
@@ -268,6 +277,16 @@ mod tests {
         assert!(ledger.contains(&(Item::CutFiles, Some(1))), "{ledger:?}");
         // Those of the first log and its last line; one fewer of the second.
         assert_eq!(targets(&events).len(), 2 * 8_976 + 1);
+    }
+
+    /// A line of field names that is too long is a bad line, for those in its chunk and for those behind it.
+    #[test]
+    fn a_header_that_is_too_long_is_none() {
+        let long = format!("#Fields: {}\n", "cs-method ".repeat(10_000));
+        let lines = "2026-03-01 00:00:00 GET /a 200\n".repeat(9_000);
+        let text = format!("#Fields: date time cs-method cs-uri-stem sc-status\n{lines}{long}{lines}");
+        let (bad, events, _) = read_by(2, "w3c", vec![Box::new(Cursor::new(text.into_bytes()))]);
+        assert_eq!((bad.len(), bad[0].error, targets(&events).len()), (1, LineError::TooLong, 18_000));
     }
 
     /// Rotated files in the wrong order, and two that overlap, come out in the order of time.

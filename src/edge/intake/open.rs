@@ -85,16 +85,22 @@ fn kind_of(head: &[u8]) -> Kind {
 /// # Errors
 /// When it cannot be opened or read.
 pub fn open(path: &Path) -> anyhow::Result<Input> {
-    let show = path.display();
-    let name = path.file_name().map_or_else(|| "-".to_owned(), |n| n.to_string_lossy().into_owned());
     let raw: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(io::stdin())
     } else {
-        Box::new(BufReader::with_capacity(
-            1 << 20,
-            File::open(path).with_context(|| format!("cannot open {show}"))?,
-        ))
+        Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
     };
+    open_as(path, raw)
+}
+
+/// The same of what is open already, whatever has its name by now.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn open_as(path: &Path, raw: Box<dyn Read + Send>) -> anyhow::Result<Input> {
+    let show = path.display();
+    let name = path.file_name().map_or_else(|| "-".to_owned(), |n| n.to_string_lossy().into_owned());
+    let raw = BufReader::with_capacity(1 << 20, raw);
     let (head, raw) = peek(raw).with_context(|| format!("cannot read {show}"))?;
     let plain: Box<dyn Read + Send> = match head.as_slice() {
         [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(raw)),
