@@ -1,8 +1,9 @@
 //! A log in chunks of whole lines, and threads that read them.
 //!
-//! A chunk is cut where a line ends, behind as many bytes as were asked for or as many lines as one may have, so that its bounds depend on the log alone: what
-//! is read of it is the same whoever reads it, and how many threads there are decides nothing but the time it takes. What a
-//! log says of itself on the way (the columns of a W3C log) is carried from chunk to chunk by the one that cuts.
+//! A chunk is cut where a line ends, behind as many bytes as were asked for or as many lines as one may have, so that its
+//! bounds depend on the log alone: what is read of it is the same whoever reads it, and how many threads there are decides
+//! nothing but the time it takes. What a log says of itself on the way (the columns of a W3C log) is carried from chunk to
+//! chunk by the one that cuts.
 //! What it refuses to do: read a line that is longer than a chunk. It is skipped, and counted by its caller.
 
 use std::collections::VecDeque;
