@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::MADE_BY;
 use super::lasting::{Lasting, Teller};
 use super::sink::Sink;
+use super::{MADE_BY, asking};
 use crate::capture::order::Until;
 use crate::capture::recorder::Recorder;
 use crate::capture::redact::Redactor;
@@ -69,14 +69,9 @@ pub(super) fn run(
         )
     })?;
     let sink = Sink::new(meta, files);
-    let mut capturing = Capturing {
-        live,
-        frames,
-        vantage: Vantage::new(behind_proxy, |_, guess| guess.behind_proxy(), redactor.clone()),
-        sink,
-        clock: Clock::start(),
-        seen: 0,
-    };
+    let mut vantage = Vantage::new(behind_proxy, asking::guessed, redactor.clone());
+    vantage.begin(&wanted.interface, behind_proxy);
+    let mut capturing = Capturing { live, frames, vantage, sink, clock: Clock::start(), seen: 0 };
     teller.begin(&format!("capturing on {}", wanted.interface));
     let end = capturing.until(&stop, lasting.lasts, teller);
     capturing.finish(teller)?;

@@ -376,7 +376,15 @@ impl Followed {
     ) -> anyhow::Result<()> {
         (self.tail, self.part) = (Vec::new(), Vec::new());
         if is_packed(name) {
-            return self.read_packed(Packed::open(name)?, each);
+            return match Packed::open(name) {
+                Ok(packed) => self.read_packed(packed, each),
+                // Damaged where it begins: there is nothing of it to be had.
+                Err(e) if e.root_cause().downcast_ref().is_some_and(is_damage) => {
+                    each(Came::Cut)?;
+                    self.pass_over(File::open(name)?).map_err(Into::into)
+                }
+                Err(e) => Err(e),
+            };
         }
         let file = File::open(name)?;
         (self.id, self.offset, self.renamed) = (id(&file.metadata()?), 0, None);
@@ -403,10 +411,15 @@ impl Followed {
                 Err(e) => return Err(anyhow::Error::from(e).context("cannot read a packed log")),
             }
         }
-        let meta = packed.file.metadata()?;
+        self.pass_over(packed.file).map_err(Into::into)
+    }
+
+    /// A file of which nothing more is wanted: its end is the place from which the next one is looked for.
+    fn pass_over(&mut self, file: File) -> io::Result<()> {
+        let meta = file.metadata()?;
         (self.id, self.renamed) = (id(&meta), None);
-        (self.offset, self.tail) = (meta.len(), tail_of(&packed.file, meta.len())?);
-        self.file = Some(packed.file);
+        (self.offset, self.tail) = (meta.len(), tail_of(&file, meta.len())?);
+        self.file = Some(file);
         Ok(())
     }
 }

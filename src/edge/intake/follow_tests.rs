@@ -323,4 +323,12 @@ fn an_archive_that_is_damaged_or_renamed_is_told_and_ends_nothing() {
     let all = lines(10, 20_000);
     let all: std::collections::BTreeSet<&str> = all.lines().collect();
     assert!(came[..came.len() - 3].iter().all(|l| all.contains(l.as_str())), "whole lines");
+    // The one behind it is no archive at all.
+    fs::write(rig.path("log.2.gz"), whole).unwrap();
+    fs::write(rig.path("log.1.gz"), b"\x1f\x8b\x08\x00 not deflated at all").unwrap();
+    let (mut log, _) = rig.open(Some(&left));
+    rig.age("log.2.gz", 20);
+    rig.age("log.1.gz", 10);
+    let came = rig.poll_long(&mut log);
+    assert_eq!((came.len(), &came[came.len() - 2..]), (19_992, &["CUT".to_owned(), "e".to_owned()][..]));
 }
