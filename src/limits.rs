@@ -301,7 +301,8 @@ pub const LOG_CHUNK_BYTES: usize = 1024 * 1024;
 /// longest line.
 pub const LOG_CHUNKS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Threads that read logs: with more, the one that puts lines into their order is what is waited for.
+/// Threads that read logs: by the shares measured on two cores, with more the one that packs or the one that orders is what is
+/// waited for; and each remembers shapes of its own.
 pub const LOG_THREADS_MAX: usize = 4;
 
 /// Lines of a log that a thread reads at once, however short they are; what they hold is reckoned together.

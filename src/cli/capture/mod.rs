@@ -89,7 +89,7 @@ pub(crate) struct CaptureOptions {
     /// Go on although two inputs hold the same traffic, such as a capture and the log of the same server.
     #[arg(long)]
     same_traffic_ok: bool,
-    /// Threads that read access logs, beside those that order and write; unless said as many as there are cores, at most 4.
+    /// Threads that read files of access logs, beside those that order and write; unless said as many as there are cores, at most 4.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=LOG_THREADS_MAX as i64))]
     threads: Option<u8>,
     /// Seed for spreading the stamps of access logs, which are cut to the second.

@@ -255,7 +255,9 @@ impl Lines {
     pub(super) fn wait(self) -> anyhow::Result<Vec<ReadLine>> {
         match self {
             Self::Read(lines) => Ok(lines),
-            Self::Soon(soon) => soon.recv().context("a thread that reads logs died"),
+            Self::Soon(soon) => soon
+                .recv()
+                .context("a thread that reads logs died, which is a bug; --threads 0 reads without them"),
         }
     }
 }
