@@ -118,6 +118,12 @@ impl Reassembler {
         self.held.is_empty() && self.next.is_none_or(|(seq, _)| fin.wrapping_sub(seq).cast_signed() <= 1)
     }
 
+    /// Whether the next byte wanted has this sequence number, and nothing waits behind a hole: all that was seen is before it.
+    #[must_use]
+    pub fn is_at(&self, seq: u32) -> bool {
+        self.held.is_empty() && self.next.is_some_and(|(next, _)| next == seq)
+    }
+
     /// Bytes held out of order.
     #[must_use]
     pub fn held_bytes(&self) -> usize {

@@ -2,7 +2,8 @@
 //!
 //! HTTP/1 answers in order, so a queue is enough. An interim response (1xx) is not an answer. After a
 //! loss the pairs could shift by one, which would be worse than no pairs: what waited then is emitted
-//! without an answer and the response stream starts afresh.
+//! without an answer, and so is what follows, until acknowledgements say which answer comes next: a client
+//! that never asks ahead, and has acknowledged all that was seen of its server, gets its own answer next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,6 +42,9 @@ struct Pending {
     answer: Option<(u64, WallTime)>,
 }
 
+/// Requests that must have waited for all answers before them until a client is taken for one that never asks ahead.
+const ALTERNATED_MIN: u8 = 2;
+
 fn cache_of(headers: &[HeaderLine]) -> Option<CacheStatus> {
     let mut lines = CacheLines::default();
     for h in headers {
@@ -70,6 +74,15 @@ pub struct Pairing {
     heard_server: bool,
     /// How many answers can still be told apart, once something was lost; none lost: all.
     certain: Option<usize>,
+    /// What comes next of the client begins where its stream is, in a segment that acknowledges all that was seen of the
+    /// server, and no more.
+    in_step: bool,
+    /// Something of the server was seen since the last request began in step, or may have been.
+    heard_since: bool,
+    /// A request began before the one in front of it had its answer.
+    pipelined: bool,
+    /// Requests that began when all before them had their answers, while that was certain.
+    alternated: u8,
     /// A request was seen.
     asked_once: bool,
     /// It was seen from its beginning.
@@ -98,6 +111,10 @@ impl Pairing {
             over: false,
             heard_server: false,
             certain: None,
+            in_step: false,
+            heard_since: false,
+            pipelined: false,
+            alternated: 0,
             asked_once: false,
             from_start,
             waiting_bytes: 0,
@@ -114,6 +131,12 @@ impl Pairing {
     #[must_use]
     pub fn is_http(&self) -> bool {
         self.open_sent || !self.waiting.is_empty()
+    }
+
+    /// Says of the next piece of the client's byte stream whether its segment was the next one, and acknowledged all that was
+    /// seen of the server, and no more.
+    pub fn in_step(&mut self, in_step: bool) {
+        self.in_step = in_step;
     }
 
     /// Takes a piece of the client's byte stream.
@@ -141,11 +164,16 @@ impl Pairing {
             }
             Piece::Data { at, bytes } => {
                 self.last_at = self.last_at.max(at);
+                // Of what waited for this segment nothing is known.
+                let in_step = std::mem::take(&mut self.in_step);
                 let mut rest = bytes;
                 loop {
                     let (n, event) = self.requests.advance(rest, Asked::Other);
                     let stop = n == 0 && event.is_none();
                     rest = &rest[n..];
+                    if matches!(event, Some(Event::Start)) {
+                        self.on_start(in_step);
+                    }
                     self.on_request_event(event, at, ledger, out);
                     if stop {
                         break;
@@ -160,6 +188,7 @@ impl Pairing {
     /// Takes a piece of the server's byte stream.
     pub fn server(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         self.heard_server = true;
+        self.heard_since = true;
         if self.http2.is_some() {
             return self.frames(false, piece, ledger, out);
         }
@@ -197,6 +226,26 @@ impl Pairing {
     fn doubt(&mut self) {
         let waiting = self.waiting.iter().filter(|p| p.status.is_none() && p.body_len.is_some()).count();
         self.certain = Some(self.certain.map_or(waiting, |n| n.min(waiting)));
+    }
+
+    /// A request begins. Where its client has all that was seen of the server, and has asked again and again only when it had
+    /// its answer, the next answer is its own.
+    fn on_start(&mut self, in_step: bool) {
+        // Only two requests that are both in step tell that nothing came between them.
+        let heard = std::mem::replace(&mut self.heard_since, !in_step);
+        if !in_step || !self.responses.is_between() {
+            return;
+        }
+        let unanswered = self.waiting.iter().any(|p| p.answer.is_none());
+        self.pipelined |= unanswered || (self.asked_once && !heard);
+        if self.pipelined {
+            return;
+        }
+        if self.certain.is_none() {
+            self.alternated = self.alternated.saturating_add(u8::from(self.asked_once));
+        } else if self.alternated >= ALTERNATED_MIN {
+            self.certain = None;
+        }
     }
 
     /// Of a capture that has the clients' side only, requests need not wait for answers.

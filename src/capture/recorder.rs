@@ -362,6 +362,9 @@ impl Flow {
         // An acknowledgement may be the evidence that a hole of the other side waits for.
         peer.tick(s.at, &mut |piece| to.deliver(!from_low, piece, ledger, out));
         let seq = if s.syn { s.seq.wrapping_add(1) } else { s.seq };
+        if *to.client_is_low == Some(from_low) {
+            to.pairing.in_step(mine.is_at(seq) && s.ack.is_some_and(|ack| peer.is_at(ack)));
+        }
         mine.push(s.at, seq, s.payload, s.missing, &mut |piece| to.deliver(from_low, piece, ledger, out));
         if s.fin {
             let behind = seq.wrapping_add(s.payload.len() as u32).wrapping_add(s.missing);
@@ -580,3 +583,7 @@ mod tests {
         assert_eq!((n, ledger.get(Item::Connections)), (1, Some(1)));
     }
 }
+
+#[cfg(test)]
+#[path = "step_tests.rs"]
+mod step_tests;

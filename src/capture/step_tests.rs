@@ -1,0 +1,167 @@
+//! Which answers belong to which requests behind a loss, told by the numbers of segments.
+
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+
+use super::*;
+use crate::capture::frame::LinkType;
+
+/// One connection from its handshake on, as both ends number it.
+struct Wire {
+    recorder: Recorder,
+    /// The next number of the client, and of the server.
+    next: (u32, u32),
+    at_ms: u64,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let recorder = Recorder::new(Redactor::with_key(b"k"));
+        let mut wire = Self { recorder, next: (100, 900), at_ms: 1_000 };
+        wire.frame(true, (100, None), true, "");
+        wire.frame(false, (900, Some(101)), true, "");
+        wire.next = (101, 901);
+        wire
+    }
+
+    fn frame(&mut self, client: bool, (seq, ack): (u32, Option<u32>), syn: bool, payload: &str) {
+        let (a, b) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let (from, to, ports) = if client { (a, b, (4000, 80)) } else { (b, a, (80, 4000)) };
+        let mut tcp = PacketBuilder::ipv4(from, to, 64).tcp(ports.0, ports.1, seq, 500);
+        if let Some(ack) = ack {
+            tcp = tcp.ack(ack);
+        }
+        if syn {
+            tcp = tcp.syn();
+        }
+        let mut frame = Vec::new();
+        tcp.write(&mut frame, payload.as_bytes()).unwrap();
+        self.at_ms += 10;
+        self.recorder.frame(Ok(LinkType::RawIp), WallTime(self.at_ms * 1_000_000), &frame, frame.len());
+    }
+
+    /// The client says something, having what the server said before; `seen` tells whether it is in the capture.
+    fn client(&mut self, seen: bool, text: &str) {
+        let (seq, ack) = self.next;
+        self.next.0 += text.len() as u32;
+        if seen {
+            self.frame(true, (seq, Some(ack)), false, text);
+        }
+    }
+
+    /// The server says something.
+    fn server(&mut self, seen: bool, text: &str) {
+        let (ack, seq) = self.next;
+        self.next.1 += text.len() as u32;
+        if seen {
+            self.frame(false, (seq, Some(ack)), false, text);
+        }
+    }
+
+    /// Asks for `/n`, which is answered with status 400 + n.
+    fn ask(&mut self, n: u16) {
+        self.client(true, &get(n));
+        self.server(true, &answer(n));
+    }
+
+    /// Numbers of the requests, with those of their answers.
+    fn pairs(self) -> Vec<(u16, Option<u16>)> {
+        let (events, _) = self.recorder.finish();
+        let one = |e: &RawEvent| match &e.kind {
+            EventKind::Request(r) => {
+                let target = std::str::from_utf8(&r.shape.target).unwrap();
+                Some((target[1..].parse().unwrap(), r.status.value.map(|s| s - 400)))
+            }
+            EventKind::Open(_) | EventKind::Close(_) => None,
+        };
+        let mut pairs: Vec<_> = events.iter().filter_map(one).collect();
+        pairs.sort_unstable();
+        pairs
+    }
+}
+
+fn get(n: u16) -> String {
+    format!("GET /{n} HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+fn answer(n: u16) -> String {
+    format!("HTTP/1.1 {} X\r\nContent-Length: 3\r\n\r\nabc", 400 + n)
+}
+
+/// A request that is not in the capture: what came while that was noticed goes without answers, what comes then has its own.
+#[test]
+fn answers_are_told_again_behind_a_lost_request() {
+    let mut wire = Wire::new();
+    (1..4).for_each(|n| wire.ask(n));
+    wire.client(false, &get(4));
+    wire.server(true, &answer(4));
+    wire.ask(5);
+    wire.at_ms += 2_000;
+    (6..9).for_each(|n| wire.ask(n));
+    let own = |n| (n, Some(n));
+    assert_eq!(wire.pairs(), [own(1), own(2), own(3), (5, None), (6, None), own(7), own(8)]);
+}
+
+/// A queue that was merged late: the answer stands before its request in the capture.
+#[test]
+fn answers_are_told_again_behind_one_that_came_first() {
+    let mut wire = Wire::new();
+    (1..4).for_each(|n| wire.ask(n));
+    let (client, server) = wire.next;
+    wire.next.0 += get(4).len() as u32;
+    wire.server(true, &answer(4));
+    wire.frame(true, (client, Some(server)), false, &get(4));
+    (5..8).for_each(|n| wire.ask(n));
+    let own = |n| (n, Some(n));
+    assert_eq!(wire.pairs(), [own(1), own(2), own(3), (4, None), own(5), own(6), own(7)]);
+}
+
+/// Who has not been seen to wait for answers gets none behind a loss, and who asked ahead once gets none ever.
+#[test]
+fn who_may_ask_ahead_gets_no_answers_behind_a_loss() {
+    let mut wire = Wire::new();
+    wire.client(false, &get(1));
+    wire.server(true, &answer(1));
+    for n in 2..6 {
+        wire.at_ms += 2_000;
+        wire.ask(n);
+    }
+    assert!(wire.pairs().iter().all(|p| p.1.is_none()));
+    let mut wire = Wire::new();
+    (1..8).for_each(|n| wire.ask(n));
+    wire.client(true, &(get(8) + &get(9)));
+    wire.server(true, &(answer(8) + &answer(9)));
+    wire.client(false, &get(10));
+    wire.server(true, &answer(10));
+    for n in 11..15 {
+        wire.at_ms += 2_000;
+        wire.ask(n);
+    }
+    let pairs = wire.pairs();
+    assert!(pairs[..9].iter().all(|(n, status)| *status == Some(*n)), "{pairs:?}");
+    assert!(pairs.len() == 13 && pairs[9..].iter().all(|p| p.1.is_none()), "{pairs:?}");
+}
+
+proptest! {
+    /// Whatever is lost, and however far a client asks ahead, no request has the answer of another. Where it never asks ahead,
+    /// answers are told again some time behind the last loss.
+    #[test]
+    fn no_request_has_the_answer_of_another(ahead in 0u16..3, lost in prop::collection::vec(any::<u8>(), 80), late in any::<u64>()) {
+        let (mut wire, mut asked) = (Wire::new(), 0);
+        let is_lost = |i: usize| (ahead > 0 || i > 12) && lost[i] < 24;
+        for n in 1..=40u16 {
+            while asked < n + ahead {
+                asked += 1;
+                wire.client(!is_lost(2 * (asked.min(39)) as usize), &get(asked));
+            }
+            wire.server(!is_lost(2 * (n.min(39)) as usize + 1), &answer(n));
+            wire.at_ms += if late >> n & 1 == 1 { 1_500 } else { 0 };
+        }
+        (41..50).for_each(|n| { wire.at_ms += 2_000; if ahead == 0 { wire.ask(n) } });
+        let pairs = wire.pairs();
+        prop_assert!(pairs.iter().all(|(n, status)| status.is_none_or(|s| s == *n)), "{:?}", pairs);
+        if ahead == 0 {
+            prop_assert_eq!(pairs.last(), Some(&(49, Some(49))));
+        }
+    }
+}
