@@ -105,6 +105,38 @@ fn both_sides_of_the_balancer_and_the_logs_tell_the_same_story() {
     assert!(methods.iter().all(|m| m == &methods[0]), "{methods:?}");
 }
 
+/// However the stamps of a second are spread, each request stays in its second and behind the one before it, and the trace says
+/// how it was done.
+#[test]
+fn stamps_are_spread_in_the_way_that_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (trace, log) =
+        (dir.path().join("t").display().to_string(), root().join("captures/shop-nginx-combined.log"));
+    let mut orders = Vec::new();
+    for (way, words) in [("uniform", "uniformly"), ("even", "evenly"), ("cascade", "in runs of each client")]
+    {
+        let out = replay(&["capture", &log.display().to_string(), "-o", &trace, "--spread", way]);
+        assert_eq!(code(&out), 0, "{}", text(&out));
+        let info = replay(&["trace", "info", "--json", &trace]);
+        let info: Value = serde_json::from_slice(&info.stdout).unwrap();
+        assert_eq!((&info["spread"], &info["provenance"]["arrival"]["inferred"]), (&way.into(), &270.into()));
+        assert!(text(&replay(&["trace", "info", &trace])).contains(words));
+        // What is redacted is hashed with a key of each capture.
+        let path = |v: &Value| v["path"].as_str().unwrap().split('?').next().unwrap().to_owned();
+        let request = |v: &Value| (v["at"].as_str().unwrap()[..19].to_owned(), path(v));
+        orders.push(cat(Path::new(&trace)).iter().map(request).collect::<Vec<_>>());
+    }
+    assert!(orders[0].len() == 270 && orders[1..].iter().all(|o| *o == orders[0]));
+    for (wrong, why) in [
+        (["--spread", "front", "x.log"], "[possible values: uniform, even, cascade]"),
+        (["--threads", "2", "--follow"], "cannot be used with '--follow"),
+    ] {
+        let args = [&["capture", "-o", &trace], &wrong[..], &["y.log"]].concat();
+        let out = replay(&args);
+        assert!(code(&out) == 2 && text(&out).contains(why), "{}", text(&out));
+    }
+}
+
 /// Secrets that captures/README.md lists are in none of the outputs.
 #[test]
 fn no_seeded_secret_leaves_the_capture() {

@@ -102,11 +102,8 @@ fn info(out: &mut impl Write, path: &Path, json: bool) -> anyhow::Result<u8> {
         coverage["redacted"]
     )?;
     writeln!(out, "  redaction   {}", reader.meta().redaction)?;
-    if let Some(seed) = reader.meta().spread_seed {
-        writeln!(
-            out,
-            "  stamps      cut to the second by the log, spread uniformly with seed {seed}: bursts are understated"
-        )?;
+    if let Some((way, seed)) = reader.meta().spread() {
+        writeln!(out, "  stamps      cut to the second by the log, {}", way.words(seed))?;
     }
     for source in &reader.meta().sources {
         writeln!(out, "  source      {} ({})", source.name, source.format)?;

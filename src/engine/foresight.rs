@@ -15,9 +15,9 @@ use crate::plan::forecast::{self, Forecast};
 use crate::plan::sounding::sound;
 use crate::plan::stream::{EventSource, PlanSettings};
 use crate::report::dry_run::BucketTrial;
-use crate::trace::TraceEvent;
 use crate::trace::outline::Outline;
 use crate::trace::reader::End;
+use crate::trace::{Spreading, TraceEvent};
 use crate::units::{NANOS_PER_SEC, Rate, WallTime};
 
 /// A trace file as a source of events.
@@ -67,10 +67,10 @@ impl FileSource {
         day(now) - day(self.reader.meta().started_at)
     }
 
-    /// With which seed coarse stamps were spread.
+    /// How coarse stamps were spread, and with which seed.
     #[must_use]
-    pub fn spread_seed(&self) -> Option<u64> {
-        self.reader.meta().spread_seed
+    pub fn spread(&self) -> Option<(Spreading, u64)> {
+        self.reader.meta().spread()
     }
 }
 

@@ -34,6 +34,7 @@ use crate::policy::target::{self, Target};
 use crate::policy::{BUILT_IN, Policy, check};
 use crate::report::dry_run::{Asked, BucketTrial};
 use crate::report::json::RunJson;
+use crate::trace::Spreading;
 use crate::units::{NANOS_PER_SEC, Rate, Scale, Speed, show_duration};
 
 /// The built-in policy, for loopback targets only.
@@ -163,7 +164,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
         Ok(tls) => tls,
         Err(e) => return refused(format!("{e:#}")),
     };
-    let spread_seed = source.spread_seed();
+    let spread = source.spread();
     let plan = plan_settings(asked, rewrite)?;
     let seen = Foresight::of(source, &plan)?;
     something_to_send(&seen.forecast, seen.warning.as_deref())?;
@@ -194,7 +195,7 @@ pub fn prepare(asked: &Request) -> Result<(Prepared<FileSource>, Asked), Refusal
     if let Some(why) = objection {
         return refused(why);
     }
-    let words = RunJson { trace_warning, site_limits: said, ..words(asked, &target, &forecast, spread_seed) };
+    let words = RunJson { trace_warning, site_limits: said, ..words(asked, &target, &forecast, spread) };
     let dry = Asked {
         trace: words.trace.clone(),
         target: words.target.clone(),
@@ -350,16 +351,12 @@ fn something_to_send(f: &Forecast, trace_warning: Option<&str>) -> Result<(), Re
 }
 
 /// What the report says of the request.
-fn words(asked: &Request, target: &Target, f: &Forecast, spread_seed: Option<u64>) -> RunJson {
+fn words(asked: &Request, target: &Target, f: &Forecast, spread: Option<(Spreading, u64)>) -> RunJson {
     let trace = &asked.trace;
     let name =
         trace.file_name().map_or_else(|| trace.display().to_string(), |n| n.to_string_lossy().into_owned());
     let effective = f.counts.due as f64 / f.counts.recorded.max(1) as f64;
-    let note = |seed| {
-        format!(
-            "the log cut them to the second; spread uniformly with seed {seed}, so bursts are understated"
-        )
-    };
+    let note = |(way, seed): (Spreading, u64)| format!("the log cut them to the second; {}", way.words(seed));
     RunJson {
         id: fresh_id(asked.seed).0,
         trace: name,
@@ -374,7 +371,7 @@ fn words(asked: &Request, target: &Target, f: &Forecast, spread_seed: Option<u64
         estimated: f.sounded,
         seed: asked.seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        time_note: spread_seed.map(note),
+        time_note: spread.map(note),
         connections: asked.connections.to_string(),
         source_ips: asked.source_ips.iter().map(ToString::to_string).collect(),
         ..RunJson::default()

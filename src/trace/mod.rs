@@ -20,7 +20,7 @@ pub use event::{
     AnswerFacts, ConnectionEvent, EventKind, Fact, Provenance, RequestFacts, SessionRef, TraceEvent,
 };
 pub use ledger::{Item, Ledger, Position};
-pub use meta::{Source, TraceMeta};
+pub use meta::{Source, Spreading, TraceMeta};
 pub use shape::{Credentials, Header, HeaderValue, RequestShape, Scheme};
 
 /// Why a trace cannot be read or written.

@@ -114,6 +114,7 @@ impl Summary {
             "sources": meta.sources.iter().map(source).collect::<Vec<_>>(),
             "provenance": self.provenance,
             "time_resolution_s": meta.resolution_ns as f64 / NANOS_PER_SEC as f64,
+            "spread": meta.spread().map(|(way, _)| way.name()),
             "spread_seed": meta.spread_seed,
             "redaction": meta.redaction,
             "coverage": {

@@ -27,12 +27,13 @@ use self::format::Format;
 use self::row::{LineError, Row};
 use self::session::{Sessions, Who};
 pub use self::shapes::{Shapes, make_shape};
+use self::spread::Spread;
 use self::window::{Held, Window};
 use super::RawEvent;
 use super::order::Until;
 use super::redact::Redactor;
 use crate::limits::LOG_LINE_BYTES_MAX;
-use crate::trace::{EventKind, Fact, Item, Ledger, Position, Provenance, RequestFacts};
+use crate::trace::{EventKind, Fact, Item, Ledger, Position, Provenance, RequestFacts, Spreading};
 use crate::units::WallTime;
 
 /// One log of a capture.
@@ -130,6 +131,7 @@ fn hold(
 pub struct LogRecorder {
     sources: Vec<LogSource>,
     window: Window,
+    way: Spreading,
     sessions: Sessions,
     shapes: Shapes,
     ledger: Ledger,
@@ -145,7 +147,8 @@ impl LogRecorder {
     pub fn new(seed: u64, redactor: Redactor) -> Self {
         Self {
             sources: Vec::new(),
-            window: Window::new(seed),
+            window: Window::new(Spread::new(seed, Spreading::default())),
+            way: Spreading::default(),
             sessions: Sessions::default(),
             shapes: Shapes::new(seed, redactor),
             ledger: Ledger::default(),
@@ -159,6 +162,13 @@ impl LogRecorder {
     #[must_use]
     pub fn of_packets(redactor: Redactor) -> Self {
         Self { sessions: Sessions::of_packets(), ..Self::new(0, redactor) }
+    }
+
+    /// Spreads coarse stamps in this way, not uniformly.
+    #[must_use]
+    pub fn spreading(self, way: Spreading) -> Self {
+        let window = Window::new(Spread::new(self.shapes.seed(), way));
+        Self { window, way, ..self }
     }
 
     /// What its requests are redacted with.
@@ -316,7 +326,7 @@ impl LogRecorder {
 
     /// Places all lines that wait, ends all sessions, and begins anew with the same logs.
     pub fn renew(&mut self) -> (Vec<RawEvent>, Ledger) {
-        let mut next = Self::new(self.shapes.seed(), self.redactor().clone());
+        let mut next = Self::new(self.shapes.seed(), self.redactor().clone()).spreading(self.way);
         next.sources = std::mem::take(&mut self.sources);
         next.resolution_ns = self.resolution_ns;
         std::mem::replace(self, next).finish()

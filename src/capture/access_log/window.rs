@@ -68,11 +68,11 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window that spreads by `seed`.
+    /// An empty window.
     #[must_use]
-    pub fn new(seed: u64) -> Self {
+    pub fn new(spread: Spread) -> Self {
         Self {
-            spread: Spread::new(seed),
+            spread,
             seconds: BTreeMap::new(),
             waiting: 0,
             newest: 0,
@@ -115,7 +115,8 @@ impl Window {
         self.waiting -= lines.len();
         let again = self.spread_to.is_some_and(|to| second <= to);
         self.rounds += u64::from(again);
-        let places = self.spread.places(second, lines.len(), if again { self.rounds } else { 0 });
+        let clients = lines.iter().map(|(_, held, _)| held.who.key);
+        let places = self.spread.places(second, clients, if again { self.rounds } else { 0 });
         self.spread_to = self.spread_to.max(Some(second));
         for ((mark, mut held, bytes), place) in lines.into_iter().zip(places) {
             self.bytes -= bytes;
@@ -153,7 +154,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::trace::{RequestShape, Scheme};
+    use crate::trace::{RequestShape, Scheme, Spreading};
     use crate::wire::head::Version;
 
     fn line(second: u64, n: u64) -> Held {
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn a_stamp_far_ahead_collapses_nothing() {
         for ahead in [1u64, 40] {
-            let mut w = Window::new(1);
+            let mut w = Window::new(Spread::new(1, Spreading::Uniform));
             (0..ahead).for_each(|n| w.push(line(10_000 + n, n), Mark::Start, NANOS_PER_SEC));
             (0..100u64).for_each(|n| w.push(line(5_000 + n / 10, n), Mark::Start, NANOS_PER_SEC));
             let mut times: Vec<u64> = std::iter::from_fn(|| w.pop(Until::End)).map(|h| h.at.0).collect();
@@ -198,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_bytes() {
-        let mut w = Window::new(1);
+        let mut w = Window::new(Spread::new(1, Spreading::Uniform));
         for n in 0..200_000u64 {
             w.push(line(n / 50_000, n), Mark::Start, NANOS_PER_SEC);
             while w.pop(Until::Full).is_some() {}

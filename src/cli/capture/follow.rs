@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::asking;
 use super::found::{FoundLog, log_source};
 use super::lasting::{Lasting, Teller};
-use super::sink::{BEHIND_PROXY, Files, Sink};
+use super::sink::{Files, Sink};
 use super::{CaptureOptions, MADE_BY};
 use crate::capture::access_log::row::{Field, LineError};
 use crate::capture::access_log::{LogRecorder, LogSource};
@@ -53,15 +53,15 @@ pub(super) fn run(
     };
     let positions = PositionFile::new(output.with_extension("position"));
     let left = positions.load()?;
-    let (mut recorder, mut logs) = (LogRecorder::new(options.seed, redactor.clone()), Vec::new());
+    let (mut recorder, mut logs) =
+        (LogRecorder::new(options.seed, redactor.clone()).spreading(options.spread), Vec::new());
     let (mut sources, mut resolution_ns) = (Vec::new(), 1);
     for path in paths {
         let path = std::path::absolute(path)?;
         let found = source_of(&path, options, own, redactor)?;
         resolution_ns = resolution_ns.max(found.resolution_ns);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let behind = if found.behind_proxy { BEHIND_PROXY } else { "" };
-        sources.push(Source { name, format: format!("access-log/{}{behind}", found.format.name) });
+        sources.push(Source { name, format: options.words(&found) });
         let number =
             recorder.add_source(LogSource::new(found.format, found.behind_proxy, sources.len() as u32 - 1));
         let (log, cut) = Followed::open(&path, left.iter().find(|p| p.path == path))?;

@@ -14,8 +14,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use self::found::{coarsest, kind_of, log_source};
+use self::found::{FoundLog, coarsest, kind_of, log_source};
 use self::lasting::{Lasting, Teller};
 use self::redaction::RedactionArgs;
 use self::session::{LOGS, Session};
@@ -32,7 +33,7 @@ use crate::edge::intake::open::{Kind, open};
 use crate::edge::intake::secrets;
 use crate::limits::LOG_THREADS_MAX;
 use crate::trace::meta::place;
-use crate::trace::{Item, Ledger, Source, TraceMeta};
+use crate::trace::{Item, Ledger, Source, Spreading, TraceMeta};
 use crate::units::{NANOS_PER_SEC, WallTime};
 
 /// What writes a trace, for the trace.
@@ -90,13 +91,22 @@ pub(crate) struct CaptureOptions {
     #[arg(long)]
     same_traffic_ok: bool,
     /// Threads that read files of access logs, beside those that order and write; unless said as many as there are cores, at most 4.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=LOG_THREADS_MAX as i64))]
+    #[arg(long, value_name = "N", conflicts_with_all = ["live", "follow"], value_parser = clap::value_parser!(u8).range(0..=LOG_THREADS_MAX as i64))]
     threads: Option<u8>,
+    /// How stamps of access logs that are cut to the second are spread over it: uniform; even, without any bursts; or cascade, in which what one client asked for comes in short runs.
+    #[arg(long, value_name = "WAY", conflicts_with = "live", default_value = "uniform", value_parser = spreading())]
+    spread: Spreading,
     /// Seed for spreading the stamps of access logs, which are cut to the second.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     redaction: RedactionArgs,
+}
+
+fn spreading() -> impl TypedValueParser<Value = Spreading> {
+    let way = |name: String| Spreading::ALL.into_iter().find(|way| way.name() == name);
+    PossibleValuesParser::new(Spreading::ALL.map(Spreading::name))
+        .try_map(move |name| way(name).ok_or("no such way"))
 }
 
 /// Where traffic was seen.
@@ -121,6 +131,7 @@ impl Default for CaptureOptions {
             keylog: None,
             same_traffic_ok: false,
             threads: None,
+            spread: Spreading::default(),
             seed: 1,
             redaction: RedactionArgs::default(),
         }
@@ -231,6 +242,13 @@ impl CaptureOptions {
         Ok(recorder)
     }
 
+    /// What a log was read as, for the trace.
+    fn words(&self, found: &FoundLog) -> String {
+        let behind = if found.behind_proxy { BEHIND_PROXY } else { "" };
+        let spread = if found.resolution_ns >= NANOS_PER_SEC { self.spread.mark() } else { "" };
+        format!("access-log/{}{behind}{spread}", found.format.name)
+    }
+
     /// Fields of a JSON log by the keys that the command line names.
     fn own_fields(&self) -> anyhow::Result<Vec<(Field, String)>> {
         let own: Result<Vec<_>, String> = self.field.iter().map(|f| JsonMap::own_field(f)).collect();
@@ -266,8 +284,7 @@ pub(crate) fn capture(
             }
             Kind::Text | Kind::Trace | Kind::Empty | Kind::Other => {
                 let found = log_source(&input, options, &own, &redactor, decide).with_context(cannot)?;
-                let behind = if found.behind_proxy { BEHIND_PROXY } else { "" };
-                source.format = format!("access-log/{}{behind}", found.format.name);
+                source.format = options.words(&found);
                 logs.push((found, number, input));
             }
         }
@@ -283,7 +300,7 @@ pub(crate) fn capture(
     };
     let mut session = Session {
         frames: options.recorder(redactor.clone())?,
-        log: LogRecorder::new(options.seed, redactor.clone()),
+        log: LogRecorder::new(options.seed, redactor.clone()).spreading(options.spread),
         sink: Sink::new(meta, Files::One(output.to_owned())),
         last: 0,
         vantage: Vantage::new(options.behind_proxy(), decide, redactor),

@@ -408,7 +408,10 @@ impl Followed {
                     (self.part, self.skipping) = (Vec::new(), false);
                     break each(Came::Cut)?;
                 }
-                Err(e) => return Err(anyhow::Error::from(e).context("cannot read a packed log")),
+                Err(e) => {
+                    let cannot = format!("cannot read {}, into which it was packed", packed.name.display());
+                    return Err(anyhow::Error::from(e).context(cannot));
+                }
             }
         }
         self.pass_over(packed.file).map_err(Into::into)
@@ -435,6 +438,7 @@ fn is_damage(e: &io::Error) -> bool {
 
 /// A packed log that is being read.
 struct Packed {
+    name: PathBuf,
     file: File,
     bytes: Box<dyn Read + Send>,
 }
@@ -443,7 +447,7 @@ impl Packed {
     fn open(name: &Path) -> anyhow::Result<Self> {
         let file = File::open(name)?;
         let bytes = open_as(name, Box::new(file.try_clone()?))?.bytes;
-        Ok(Self { file, bytes })
+        Ok(Self { name: name.to_owned(), file, bytes })
     }
 
     /// The one that holds a log which was read so far, with these bytes (their checksum) before that place, read up to there.
