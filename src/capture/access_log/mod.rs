@@ -13,6 +13,7 @@ pub mod escape;
 pub mod format;
 pub mod json;
 pub mod nginx;
+pub mod partial;
 pub mod presets;
 pub mod row;
 pub mod session;
@@ -24,6 +25,7 @@ pub mod window;
 pub mod wrapper;
 
 use self::format::Format;
+use self::partial::Partial;
 use self::row::{LineError, Row};
 use self::session::{Sessions, Who};
 pub use self::shapes::{Shapes, make_shape};
@@ -49,6 +51,8 @@ pub struct LogSource {
     index: u64,
     /// Lines taken from it.
     lines: u64,
+    /// Parts of a line whose end is still to come.
+    partial: Partial,
 }
 
 /// What a line said, before it has a place among the others.
@@ -63,11 +67,12 @@ impl LogSource {
     /// A log that is the trace's source `number`.
     #[must_use]
     pub fn new(format: Format, behind_proxy: bool, number: u32) -> Self {
-        Self { format, behind_proxy, number, index: 0, lines: 0 }
+        Self { format, behind_proxy, number, index: 0, lines: 0, partial: Partial::default() }
     }
 
     /// Takes from whole lines what they say of the lines behind them. They are read elsewhere.
     pub fn pass(&mut self, lines: &[u8]) {
+        self.partial.pass(lines);
         if self.format.has_headers() {
             let lines = lines.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
             lines.filter(|line| line.len() <= LOG_LINE_BYTES_MAX).for_each(|line| {
@@ -76,13 +81,14 @@ impl LogSource {
         }
     }
 
-    /// Reads a line without its end; `None` where it is one that says nothing. Depends on the line, on the headers of the log
-    /// before it, and, where a line has more than one form of its format, on the form that fitted last: who reads chunks side
-    /// by side begins each of them with a source as it was at first, but for those headers.
+    /// Reads a line without its end; `None` where it is one that says nothing. Depends on the line, on the parts of it and the
+    /// headers of the log before it, and, where a line has more than one form of its format, on the form that fitted last: who reads chunks side
+    /// by side begins each of them with a source as it was at first, but for those parts and headers ([`Self::pass`]).
     ///
     /// # Errors
     /// Why it is not used: [`LineError`]; never fatal.
     pub fn read(&mut self, text: &[u8], shapes: &mut Shapes) -> Result<Option<Line>, LineError> {
+        let Some(text) = self.partial.join(text) else { return Ok(None) };
         let line = text.trim_ascii();
         if line.is_empty() {
             return Ok(None);

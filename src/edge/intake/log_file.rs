@@ -289,6 +289,30 @@ mod tests {
         assert_eq!((bad.len(), bad[0].error, targets(&events).len()), (1, LineError::TooLong, 18_000));
     }
 
+    /// Lines that a container runtime cut into parts, some of which lie in different chunks, are whole again.
+    #[test]
+    fn parts_of_lines_are_joined_across_chunks() {
+        let mut text = String::new();
+        for n in 0..40usize {
+            let long = "x".repeat(if n % 3 == 0 { 40_000 } else { 10 });
+            let line =
+                format!("1.2.3.4 - - [10/Oct/2000:13:55:{n:02} +0000] \"GET /{n}?q={long} HTTP/1.1\" 200 5");
+            let mut parts = line.as_bytes().chunks(16_384).peekable();
+            while let Some(part) = parts.next() {
+                let (tag, part) =
+                    (if parts.peek().is_some() { 'P' } else { 'F' }, String::from_utf8_lossy(part));
+                text += &format!("2026-03-01T00:00:{n:02}.123456789Z stdout {tag} {part}\n");
+                text += "2026-03-01T00:00:00.5Z stderr F [notice] words\n";
+            }
+        }
+        let log = || -> Vec<Box<dyn Read + Send>> { vec![Box::new(Cursor::new(text.clone().into_bytes()))] };
+        let (bad, events, _) = read_by(0, "combined", log());
+        assert_eq!(events, read_by(3, "combined", log()).1);
+        assert!(bad.iter().all(|b| b.error != LineError::TooLong), "{bad:?}");
+        let lengths: Vec<usize> = targets(&events).iter().map(String::len).collect();
+        assert!(lengths.len() == 40 && lengths.iter().filter(|l| **l > 40_000).count() == 14, "{lengths:?}");
+    }
+
     /// Rotated files in the wrong order, and two that overlap, come out in the order of time.
     #[test]
     fn several_logs_are_merged_by_time() {
