@@ -2,9 +2,9 @@
 //!
 //! HTTP/1 answers in order, so a queue is enough. An interim response (1xx) is not an answer. After a
 //! loss the pairs could shift by one, which would be worse than no pairs: what waited then is emitted
-//! without an answer, and so is what follows, until acknowledgements say which answer comes next: a client
-//! that never asks ahead, and has acknowledged all that was seen of its server, gets its own answer next.
+//! without an answer, and so is what follows, until it is certain again (`pairing/certainty.rs`).
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -23,8 +23,10 @@ use crate::wire::cache::{CacheLines, CacheStatus};
 use crate::wire::head::{HeaderLine, values};
 use crate::wire::stream::{Direction, Event, Loss, MessageStream, Over};
 
+mod certainty;
 mod streams;
 
+use certainty::{Begun, Certainty};
 use streams::Streams;
 
 #[derive(Debug)]
@@ -42,8 +44,8 @@ struct Pending {
     answer: Option<(u64, WallTime)>,
 }
 
-/// Requests that must have waited for all answers before them until a client is taken for one that never asks ahead.
-const ALTERNATED_MIN: u8 = 2;
+/// Bytes of the preface of HTTP/2 that tell it from a request: its request line.
+const PREFACE_KNOWN: usize = 16;
 
 fn cache_of(headers: &[HeaderLine]) -> Option<CacheStatus> {
     let mut lines = CacheLines::default();
@@ -72,17 +74,11 @@ pub struct Pairing {
     over: bool,
     /// Something of the server's side was seen.
     heard_server: bool,
-    /// How many answers can still be told apart, once something was lost; none lost: all.
-    certain: Option<usize>,
+    /// Which answers can be told apart.
+    certainty: Certainty,
     /// What comes next of the client begins where its stream is, in a segment that acknowledges all that was seen of the
     /// server, and no more.
     in_step: bool,
-    /// Something of the server was seen since the last request began in step, or may have been.
-    heard_since: bool,
-    /// A request began before the one in front of it had its answer.
-    pipelined: bool,
-    /// Requests that began when all before them had their answers, while that was certain.
-    alternated: u8,
     /// A request was seen.
     asked_once: bool,
     /// It was seen from its beginning.
@@ -90,6 +86,8 @@ pub struct Pairing {
     waiting_bytes: usize,
     /// The connection carries HTTP/2, with its streams under way.
     http2: Option<Box<Streams>>,
+    /// The first bytes of a message which may be those of the preface, and when they came.
+    begun: Option<(WallTime, Vec<u8>)>,
 }
 
 impl Pairing {
@@ -110,15 +108,13 @@ impl Pairing {
             last_at: at,
             over: false,
             heard_server: false,
-            certain: None,
+            certainty: Certainty::default(),
             in_step: false,
-            heard_since: false,
-            pipelined: false,
-            alternated: 0,
             asked_once: false,
             from_start,
             waiting_bytes: 0,
             http2: None,
+            begun: None,
         }
     }
 
@@ -141,15 +137,36 @@ impl Pairing {
 
     /// Takes a piece of the client's byte stream.
     pub fn client(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let begun = self.begun.take();
+        let (at, bytes) = match (piece, begun) {
+            (Piece::Data { at, bytes }, None) => (at, Cow::Borrowed(bytes)),
+            (Piece::Data { at, bytes }, Some((began, begun))) => {
+                self.last_at = self.last_at.max(at);
+                (began, Cow::Owned([&begun, bytes].concat()))
+            }
+            (Piece::Gap { .. }, None) => return self.pass(piece, ledger, out),
+            (Piece::Gap { .. }, Some((at, begun))) => {
+                self.pass(Piece::Data { at, bytes: &begun }, ledger, out);
+                return self.pass(piece, ledger, out);
+            }
+        };
         // Prior knowledge: the preface instead of a request.
-        if let Piece::Data { bytes, .. } = piece
-            && self.http2.is_none()
-            && !self.over
-            && self.requests.is_between()
-            && bytes.starts_with(&http2::PREFACE[..16])
-        {
-            self.begin_http2(ledger);
+        if self.http2.is_none() && !self.over && self.requests.is_between() {
+            let known = bytes.len().min(PREFACE_KNOWN);
+            let fits = known > 0 && bytes[..known] == http2::PREFACE[..known];
+            if fits && known < PREFACE_KNOWN {
+                // Or the beginning of POST: what follows tells.
+                self.begun = Some((at, bytes.into_owned()));
+                return;
+            }
+            if fits {
+                self.begin_http2(ledger);
+            }
         }
+        self.pass(Piece::Data { at, bytes: &bytes }, ledger, out);
+    }
+
+    fn pass(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         if self.http2.is_some() {
             return self.frames(true, piece, ledger, out);
         }
@@ -188,7 +205,7 @@ impl Pairing {
     /// Takes a piece of the server's byte stream.
     pub fn server(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         self.heard_server = true;
-        self.heard_since = true;
+        self.certainty.hear();
         if self.http2.is_some() {
             return self.frames(false, piece, ledger, out);
         }
@@ -225,27 +242,16 @@ impl Pairing {
     /// Something of the client's side is missing: only the requests that wait now have answers that can be told.
     fn doubt(&mut self) {
         let waiting = self.waiting.iter().filter(|p| p.status.is_none() && p.body_len.is_some()).count();
-        self.certain = Some(self.certain.map_or(waiting, |n| n.min(waiting)));
+        self.certainty.doubt(waiting);
     }
 
-    /// A request begins. Where its client has all that was seen of the server, and has asked again and again only when it had
-    /// its answer, the next answer is its own.
     fn on_start(&mut self, in_step: bool) {
-        // Only two requests that are both in step tell that nothing came between them.
-        let heard = std::mem::replace(&mut self.heard_since, !in_step);
-        if !in_step || !self.responses.is_between() {
-            return;
-        }
-        let unanswered = self.waiting.iter().any(|p| p.answer.is_none());
-        self.pipelined |= unanswered || (self.asked_once && !heard);
-        if self.pipelined {
-            return;
-        }
-        if self.certain.is_none() {
-            self.alternated = self.alternated.saturating_add(u8::from(self.asked_once));
-        } else if self.alternated >= ALTERNATED_MIN {
-            self.certain = None;
-        }
+        self.certainty.begin(Begun {
+            in_step,
+            between: self.responses.is_between(),
+            unanswered: self.waiting.iter().any(|p| p.answer.is_none()),
+            again: self.asked_once,
+        });
     }
 
     /// Of a capture that has the clients' side only, requests need not wait for answers.
@@ -260,14 +266,16 @@ impl Pairing {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         let frames = self.http2.as_ref().map_or(0, |s| s.frames.held_bytes());
-        self.requests.held_bytes() + self.responses.held_bytes() + self.waiting_bytes + frames
+        let begun = self.begun.as_ref().map_or(0, |(_, bytes)| bytes.len());
+        self.requests.held_bytes() + self.responses.held_bytes() + self.waiting_bytes + frames + begun
     }
 
     /// When the oldest request began whose answer, or whose own end, is still to come.
     #[must_use]
     pub fn oldest(&self) -> Option<WallTime> {
         let streams = self.http2.as_ref().and_then(|s| s.open.min_of(|p| Some(p.at)));
-        [self.waiting.front().map(|p| p.at), self.request_began, streams].into_iter().flatten().min()
+        let begun = self.begun.as_ref().map(|(at, _)| *at);
+        [self.waiting.front().map(|p| p.at), self.request_began, streams, begun].into_iter().flatten().min()
     }
 
     /// What the next response answers.
@@ -302,8 +310,11 @@ impl Pairing {
                 };
                 if self.waiting.len() >= PIPELINE_MAX {
                     // Requests are worth more than pairs: from here on none can be told.
-                    self.doubt();
-                    self.certain = self.certain.map(|_| 0).filter(|_| self.heard_server);
+                    if self.heard_server {
+                        self.certainty.doubt(0);
+                    } else {
+                        self.certainty.forget();
+                    }
                     self.give_up_pairs(ledger, out);
                 }
                 self.asked_once = true;
@@ -316,7 +327,7 @@ impl Pairing {
                 }
                 ledger.add(Item::DamagedRequests, u64::from(damaged));
                 // Its answer could not be told from others: it goes without.
-                if self.certain.is_some_and(|n| self.waiting.len() > n)
+                if !self.certainty.reaches(self.waiting.len())
                     && self.waiting.back().is_some_and(|p| p.body_len.is_some() && p.answer.is_none())
                     && let Some(pending) = self.waiting.pop_back()
                 {
@@ -358,7 +369,7 @@ impl Pairing {
         match event {
             None | Some(Event::Start | Event::Request(_)) => {}
             Some(Event::Response(head)) => {
-                if self.certain == Some(0) {
+                if self.certainty.is_over() {
                     return ledger.count(Item::UnpairedResponses);
                 }
                 let front = self.waiting.iter_mut().find(|p| p.answer.is_none());
@@ -367,7 +378,7 @@ impl Pairing {
                 match front {
                     Some(p) if head.status >= 200 || tunnel => {
                         (p.status, p.cache) = (Some(head.status), cache_of(&head.headers));
-                        self.certain = self.certain.map(|n| n.saturating_sub(1));
+                        self.certainty.told();
                     }
                     Some(_) => {}
                     None => {
@@ -375,7 +386,7 @@ impl Pairing {
                         // An answer to what was asked before the capture began, or one that overtook its request in it:
                         // then all that follow would be off by one.
                         if self.asked_once || self.from_start {
-                            self.certain = Some(0);
+                            self.certainty.doubt(0);
                         }
                     }
                 }
@@ -486,6 +497,9 @@ impl Pairing {
 
     /// The connection has ended at `at`. `seen` tells whether its end was seen on the wire.
     pub fn finish(&mut self, at: WallTime, seen: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        if let Some((at, begun)) = self.begun.take() {
+            self.pass(Piece::Data { at, bytes: &begun }, ledger, out);
+        }
         let last = self.responses.finish();
         self.on_response_event(last, self.last_at, ledger, out);
         if self.requests.finish().is_some() {
@@ -521,142 +535,4 @@ pub fn count_flow(counts: FlowCounts, ledger: &mut Ledger) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn data(ms: u64, bytes: &str) -> Piece<'_> {
-        Piece::Data { at: WallTime(ms * 1_000_000), bytes: bytes.as_bytes() }
-    }
-
-    fn requests(out: &[RawEvent]) -> Vec<(u64, String, Option<u16>, Option<u64>)> {
-        let one = |e: &RawEvent| match &e.kind {
-            EventKind::Request(r) => Some((
-                e.at.0 / 1_000_000,
-                String::from_utf8_lossy(&r.shape.target).into_owned(),
-                r.status.value,
-                r.duration_ns.value.map(|d| d / 1_000_000),
-            )),
-            EventKind::Open(_) | EventKind::Close(_) => None,
-        };
-        out.iter().filter_map(one).collect()
-    }
-
-    #[test]
-    fn pipelined_requests_get_their_own_answers() {
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        p.client(data(10, "HEAD /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
-        let answers =
-            "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 2\r\n\r\nno";
-        p.server(data(30, answers), &mut ledger, &mut out);
-        p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
-        let want = [(10, "/a".to_owned(), Some(200), Some(20)), (10, "/b".to_owned(), Some(404), Some(20))];
-        assert_eq!(requests(&out), want);
-        assert!(matches!(out[0].kind, EventKind::Open(_)) && matches!(out[3].kind, EventKind::Close(_)));
-    }
-
-    #[test]
-    fn an_interim_response_is_not_an_answer() {
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        p.client(
-            data(1, "POST /u HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"),
-            &mut ledger,
-            &mut out,
-        );
-        p.server(data(2, "HTTP/1.1 100 Continue\r\n\r\n"), &mut ledger, &mut out);
-        p.client(data(3, "hi"), &mut ledger, &mut out);
-        p.server(data(4, "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"), &mut ledger, &mut out);
-        assert_eq!(requests(&out), [(1, "/u".to_owned(), Some(201), Some(3))]);
-    }
-
-    #[test]
-    fn a_one_sided_capture_keeps_requests_without_answers() {
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        p.client(data(1, "GET /a HTTP/1.1\r\n\r\nGET /b HT"), &mut ledger, &mut out);
-        p.finish(WallTime(5), false, &mut ledger, &mut out);
-        assert_eq!(requests(&out), [(1, "/a".to_owned(), None, None)]);
-        assert_eq!(ledger.get(Item::UnpairedRequests), Some(1));
-        assert_eq!(ledger.get(Item::IncompleteRequests), Some(1));
-    }
-
-    /// More requests than may wait are kept all the same: without answers, in time.
-    #[test]
-    fn a_long_one_sided_connection_loses_nothing() {
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        for i in 0..1_000u64 {
-            p.client(data(i * 100, "GET /a HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
-            let late = requests(&out).len() as u64 + 256 < i;
-            assert!(!late && p.held_bytes() < 64 * 1024, "{i}: they leave before the connection ends");
-        }
-        p.finish(WallTime(100_000_000_000), true, &mut ledger, &mut out);
-        assert_eq!(
-            (requests(&out).len(), ledger.get(Item::LostRequests), p.held_bytes()),
-            (1_000, Some(0), 0)
-        );
-    }
-
-    /// An answer that overtook its request, or a hole, must not give every later request the answer of another.
-    #[test]
-    fn pairs_are_told_only_while_they_are_certain() {
-        let get = |n: u32| format!("GET /{n} HTTP/1.1\r\n\r\n");
-        let ok = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        p.server(data(1, &ok(201)), &mut ledger, &mut out);
-        for n in 1..4 {
-            p.client(data(u64::from(n) * 10, &get(n)), &mut ledger, &mut out);
-            p.server(data(u64::from(n) * 10 + 1, &ok(201 + n as u16)), &mut ledger, &mut out);
-        }
-        p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
-        assert!(
-            requests(&out).iter().all(|r| r.2.is_none()) && requests(&out).len() == 3,
-            "{:?}",
-            requests(&out)
-        );
-        // Two wait when a hole comes: their answers are theirs, those of what follows are not known.
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        p.client(data(1, &(get(1) + &get(2))), &mut ledger, &mut out);
-        p.client(Piece::Gap { len: 40 }, &mut ledger, &mut out);
-        p.client(data(2, &get(4)), &mut ledger, &mut out);
-        p.server(data(3, &(ok(201) + &ok(202) + &ok(203) + &ok(204))), &mut ledger, &mut out);
-        p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
-        let mut got: Vec<_> = requests(&out).into_iter().map(|r| (r.1, r.2)).collect();
-        got.sort();
-        assert_eq!(
-            got,
-            [("/1".to_owned(), Some(201)), ("/2".to_owned(), Some(202)), ("/4".to_owned(), None)]
-        );
-    }
-
-    #[test]
-    fn after_connect_nothing_is_http() {
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        p.client(data(1, "CONNECT h:443 HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
-        p.server(data(2, "HTTP/1.1 200 OK\r\n\r\n"), &mut ledger, &mut out);
-        p.client(data(3, "GET /inside HTTP/1.1\r\n\r\n"), &mut ledger, &mut out);
-        p.finish(WallTime(9), true, &mut ledger, &mut out);
-        assert_eq!(requests(&out).len(), 1);
-        assert_eq!(ledger.get(Item::ConnectionsTunnel), Some(1));
-    }
-
-    #[test]
-    fn an_answer_in_a_hole_is_not_taken_for_the_next_one() {
-        let (mut p, mut ledger, mut out) =
-            (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
-        let get = |path: &str| format!("GET {path} HTTP/1.1\r\n\r\n");
-        p.client(data(1, &get("/a")), &mut ledger, &mut out);
-        p.client(data(2, &get("/b")), &mut ledger, &mut out);
-        // The answer to /a lay in it.
-        p.server(Piece::Gap { len: 40 }, &mut ledger, &mut out);
-        p.server(data(3, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), &mut ledger, &mut out);
-        p.finish(WallTime(9), true, &mut ledger, &mut out);
-        let want = [(1, "/a".to_owned(), None, None), (2, "/b".to_owned(), None, None)];
-        assert_eq!(requests(&out), want);
-        assert_eq!(ledger.get(Item::UnpairedResponses), Some(1));
-    }
-}
+mod tests;
