@@ -113,8 +113,7 @@ fn stamps_are_spread_in_the_way_that_was_asked_for() {
     let (trace, log) =
         (dir.path().join("t").display().to_string(), root().join("captures/shop-nginx-combined.log"));
     let mut orders = Vec::new();
-    for (way, words) in [("uniform", "uniformly"), ("even", "evenly"), ("cascade", "in runs of each client")]
-    {
+    for (way, words) in [("uniform", "uniformly"), ("even", "evenly"), ("cascade", "in bursts")] {
         let out = replay(&["capture", &log.display().to_string(), "-o", &trace, "--spread", way]);
         assert_eq!(code(&out), 0, "{}", text(&out));
         let info = replay(&["trace", "info", "--json", &trace]);

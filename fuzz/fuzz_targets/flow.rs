@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         match kind % 4 {
             0 => r.acknowledge(seq),
             1 => r.tick(WallTime(at), &mut sink),
-            _ => r.push(WallTime(at), seq, &vec![0; usize::from(*len) * 8], u32::from(kind >> 6), &mut sink),
+            _ => r.push(WallTime(at), (seq, Some(seq)), &vec![0; usize::from(*len) * 8], u32::from(kind >> 6), &mut sink),
         }
         assert!(r.held_bytes() <= REASSEMBLY_BYTES_MAX + 4096);
     }

@@ -13,6 +13,24 @@ use crate::units::WallTime;
 /// Capture time that data past a hole must wait although the peer acknowledged it.
 const ACKED_WAIT: Duration = Duration::from_secs(1);
 
+/// Where a piece of a byte stream stands among those of both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Sequence number of its first byte.
+    pub seq: u32,
+    /// What its segment acknowledged of the other side: everything before this number.
+    pub ack: u32,
+}
+
+/// How far one side of a connection was seen, where nothing of it waits behind a hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Sequence number of the next byte wanted.
+    pub next: u32,
+    /// What the last of its segments with data acknowledged of the other side.
+    pub told: Option<u32>,
+}
+
 /// A piece of a byte stream, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
@@ -22,6 +40,8 @@ pub enum Piece<'a> {
         at: WallTime,
         /// What.
         bytes: &'a [u8],
+        /// Where, where that is known.
+        mark: Option<Mark>,
     },
     /// Bytes that were never seen.
     Gap {
@@ -36,6 +56,7 @@ pub type Sink<'s> = &'s mut dyn FnMut(Piece<'_>);
 #[derive(Debug, Clone)]
 struct Held {
     at: WallTime,
+    ack: Option<u32>,
     bytes: Vec<u8>,
     missing: u32,
 }
@@ -60,6 +81,8 @@ pub struct Reassembler {
     next: Option<(u32, u64)>,
     held: BTreeMap<u64, Held>,
     held_bytes: usize,
+    /// What the last segment with data acknowledged.
+    told: Option<u32>,
     /// Highest offset the peer has acknowledged.
     acked: u64,
     counts: FlowCounts,
@@ -69,6 +92,11 @@ impl Reassembler {
     /// The stream begins behind a SYN with this sequence number.
     pub fn begin(&mut self, syn_seq: u32) {
         self.next = Some((syn_seq.wrapping_add(1), 0));
+    }
+
+    /// Nothing of the stream was seen yet, and the peer has acknowledged everything before `seq`: what comes next is known.
+    pub fn begin_at(&mut self, seq: u32) {
+        self.next.get_or_insert((seq, 0));
     }
 
     /// When the oldest bytes came that wait behind a hole.
@@ -118,10 +146,17 @@ impl Reassembler {
         self.held.is_empty() && self.next.is_none_or(|(seq, _)| fin.wrapping_sub(seq).cast_signed() <= 1)
     }
 
-    /// Whether the next byte wanted has this sequence number, and nothing waits behind a hole: all that was seen is before it.
+    /// How far the stream was seen; unknown while something waits behind a hole.
     #[must_use]
-    pub fn is_at(&self, seq: u32) -> bool {
-        self.held.is_empty() && self.next.is_some_and(|(next, _)| next == seq)
+    pub fn standing(&self) -> Option<Standing> {
+        let (next, _) = self.next.filter(|_| self.held.is_empty())?;
+        Some(Standing { next, told: self.told })
+    }
+
+    /// Sequence number of the next byte wanted.
+    #[must_use]
+    pub fn next_seq(&self) -> Option<u32> {
+        self.next.map(|(seq, _)| seq)
     }
 
     /// Bytes held out of order.
@@ -130,8 +165,15 @@ impl Reassembler {
         self.held_bytes
     }
 
-    /// Takes one segment and gives what is in order now to `out`.
-    pub fn push(&mut self, at: WallTime, seq: u32, bytes: &[u8], missing: u32, out: Sink<'_>) {
+    /// Takes one segment, which acknowledged `ack` of the other side, and gives what is in order now to `out`.
+    pub fn push(
+        &mut self,
+        at: WallTime,
+        (seq, ack): (u32, Option<u32>),
+        bytes: &[u8],
+        missing: u32,
+        out: Sink<'_>,
+    ) {
         if bytes.is_empty() && missing == 0 {
             return;
         }
@@ -149,9 +191,9 @@ impl Reassembler {
         let start = u64::try_from(start.max(next.cast_signed())).unwrap_or(next);
         if start == next {
             // In order, as nearly all are: not copied.
-            self.emit(at, bytes, missing, out);
+            self.emit((at, ack), bytes, missing, out);
         } else {
-            self.hold(start, Held { at, bytes: bytes.to_vec(), missing });
+            self.hold(start, Held { at, ack, bytes: bytes.to_vec(), missing });
         }
         if !self.held.is_empty() {
             self.drain(at, out);
@@ -177,9 +219,11 @@ impl Reassembler {
         }
     }
 
-    fn emit(&mut self, at: WallTime, bytes: &[u8], missing: u32, out: Sink<'_>) {
+    fn emit(&mut self, (at, ack): (WallTime, Option<u32>), bytes: &[u8], missing: u32, out: Sink<'_>) {
         if !bytes.is_empty() {
-            out(Piece::Data { at, bytes });
+            let mark = self.next_seq().zip(ack).map(|(seq, ack)| Mark { seq, ack });
+            out(Piece::Data { at, bytes, mark });
+            self.told = ack;
         }
         self.advance(bytes.len() as u64);
         if missing > 0 {
@@ -225,7 +269,7 @@ impl Reassembler {
         }
         held.missing -= (overlap.saturating_sub(held.bytes.len()) as u32).min(held.missing);
         let bytes = held.bytes.get(overlap.min(held.bytes.len())..).unwrap_or_default();
-        self.emit(held.at, bytes, held.missing, out);
+        self.emit((held.at, held.ack), bytes, held.missing, out);
     }
 
     /// Time has passed without a segment: gives up on holes that are old enough.
@@ -279,7 +323,9 @@ mod tests {
         for (segments, want) in table {
             let (mut r, mut out) = (Reassembler::default(), String::new());
             r.begin(0);
-            segments.iter().for_each(|(seq, s)| r.push(at(0), *seq, s.as_bytes(), 0, &mut to(&mut out)));
+            segments
+                .iter()
+                .for_each(|(seq, s)| r.push(at(0), (*seq, None), s.as_bytes(), 0, &mut to(&mut out)));
             assert_eq!(out, want, "{segments:?}");
         }
     }
@@ -289,8 +335,8 @@ mod tests {
         let start = || {
             let (mut r, mut out) = (Reassembler::default(), String::new());
             r.begin(0);
-            r.push(at(0), 1, b"ab", 0, &mut to(&mut out));
-            r.push(at(10), 6, b"f", 0, &mut to(&mut out));
+            r.push(at(0), (1, None), b"ab", 0, &mut to(&mut out));
+            r.push(at(10), (6, None), b"f", 0, &mut to(&mut out));
             (r, out)
         };
         let (mut r, mut out) = start();
@@ -313,8 +359,8 @@ mod tests {
     fn bytes_cut_by_the_snapshot_length_are_a_gap_of_known_size() {
         let (mut r, mut out) = (Reassembler::default(), String::new());
         r.begin(0);
-        r.push(at(0), 1, b"abc", 5, &mut to(&mut out));
-        r.push(at(0), 9, b"z", 0, &mut to(&mut out));
+        r.push(at(0), (1, None), b"abc", 5, &mut to(&mut out));
+        r.push(at(0), (9, None), b"z", 0, &mut to(&mut out));
         assert_eq!(out, "abc<5>z");
     }
 
@@ -323,7 +369,7 @@ mod tests {
         let (mut r, mut out) = (Reassembler::default(), String::new());
         r.begin(0);
         for i in 0..2_000u32 {
-            r.push(at(0), 10 + i * 2_000, &[b'x'; 1_000], 0, &mut to(&mut out));
+            r.push(at(0), (10 + i * 2_000, None), &[b'x'; 1_000], 0, &mut to(&mut out));
             assert!(r.held_bytes <= REASSEMBLY_BYTES_MAX + 1_000);
         }
         assert!(r.counts().gaps > 0);
@@ -342,7 +388,7 @@ mod tests {
             for i in 0..n { parts.swap(i, (crate::capture::mix64(order ^ i as u64) as usize) % n); }
             let (mut r, mut got) = (Reassembler::default(), Vec::new());
             r.begin(isn.wrapping_sub(1));
-            for (a, b) in parts { r.push(at(0), isn.wrapping_add(a as u32), &data[a..b], 0, &mut |p| if let Piece::Data { bytes, .. } = p { got.extend_from_slice(bytes); }); }
+            for (a, b) in parts { r.push(at(0), (isn.wrapping_add(a as u32), None), &data[a..b], 0, &mut |p| if let Piece::Data { bytes, .. } = p { got.extend_from_slice(bytes); }); }
             prop_assert_eq!(got, data);
             prop_assert_eq!(r.counts().gaps, 0);
         }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::flow::Piece;
+use super::flow::{Mark, Piece, Standing};
 use super::http2;
 use super::order::shape_bytes;
 use super::redact::Redactor;
@@ -44,6 +44,9 @@ struct Pending {
     answer: Option<(u64, WallTime)>,
 }
 
+/// When a message began, and where.
+type Start = (WallTime, Option<Mark>);
+
 /// Bytes of the preface of HTTP/2 that tell it from a request: its request line.
 const PREFACE_KNOWN: usize = 16;
 
@@ -76,9 +79,12 @@ pub struct Pairing {
     heard_server: bool,
     /// Which answers can be told apart.
     certainty: Certainty,
-    /// What comes next of the client begins where its stream is, in a segment that acknowledges all that was seen of the
-    /// server, and no more.
-    in_step: bool,
+    /// How far the server was seen when what comes next of the client was captured.
+    server: Option<Standing>,
+    /// The answer under way is no interim one.
+    is_final: bool,
+    /// What the last request asked that goes without an answer: how long that is depends on it.
+    unpaired: Asked,
     /// A request was seen.
     asked_once: bool,
     /// It was seen from its beginning.
@@ -87,7 +93,7 @@ pub struct Pairing {
     /// The connection carries HTTP/2, with its streams under way.
     http2: Option<Box<Streams>>,
     /// The first bytes of a message which may be those of the preface, and when they came.
-    begun: Option<(WallTime, Vec<u8>)>,
+    begun: Option<(Start, Vec<u8>)>,
 }
 
 impl Pairing {
@@ -109,7 +115,9 @@ impl Pairing {
             over: false,
             heard_server: false,
             certainty: Certainty::default(),
-            in_step: false,
+            server: None,
+            is_final: false,
+            unpaired: Asked::Other,
             asked_once: false,
             from_start,
             waiting_bytes: 0,
@@ -129,24 +137,28 @@ impl Pairing {
         self.open_sent || !self.waiting.is_empty()
     }
 
-    /// Says of the next piece of the client's byte stream whether its segment was the next one, and acknowledged all that was
-    /// seen of the server, and no more.
-    pub fn in_step(&mut self, in_step: bool) {
-        self.in_step = in_step;
+    /// Says how far the server was seen when what comes next of the client was captured, where that is known.
+    pub fn server_stands(&mut self, standing: Option<Standing>) {
+        self.server = standing;
+    }
+
+    /// Says which byte of the server is wanted next, behind what was taken of it last.
+    pub fn server_passed(&mut self, next: Option<u32>) {
+        self.certainty.passed(next);
     }
 
     /// Takes a piece of the client's byte stream.
     pub fn client(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         let begun = self.begun.take();
-        let (at, bytes) = match (piece, begun) {
-            (Piece::Data { at, bytes }, None) => (at, Cow::Borrowed(bytes)),
-            (Piece::Data { at, bytes }, Some((began, begun))) => {
+        let (start, bytes) = match (piece, begun) {
+            (Piece::Data { at, bytes, mark }, None) => ((at, mark), Cow::Borrowed(bytes)),
+            (Piece::Data { at, bytes, .. }, Some((start, begun))) => {
                 self.last_at = self.last_at.max(at);
-                (began, Cow::Owned([&begun, bytes].concat()))
+                (start, Cow::Owned([&begun, bytes].concat()))
             }
             (Piece::Gap { .. }, None) => return self.pass(piece, ledger, out),
-            (Piece::Gap { .. }, Some((at, begun))) => {
-                self.pass(Piece::Data { at, bytes: &begun }, ledger, out);
+            (Piece::Gap { .. }, Some(((at, mark), begun))) => {
+                self.pass(Piece::Data { at, bytes: &begun, mark }, ledger, out);
                 return self.pass(piece, ledger, out);
             }
         };
@@ -156,14 +168,15 @@ impl Pairing {
             let fits = known > 0 && bytes[..known] == http2::PREFACE[..known];
             if fits && known < PREFACE_KNOWN {
                 // Or the beginning of POST: what follows tells.
-                self.begun = Some((at, bytes.into_owned()));
+                self.begun = Some((start, bytes.into_owned()));
                 return;
             }
             if fits {
                 self.begin_http2(ledger);
             }
         }
-        self.pass(Piece::Data { at, bytes: &bytes }, ledger, out);
+        let (at, mark) = start;
+        self.pass(Piece::Data { at, bytes: &bytes, mark }, ledger, out);
     }
 
     fn pass(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
@@ -175,21 +188,21 @@ impl Pairing {
                 let event = self.requests.gap(Some(len));
                 // Whole requests may have stood in it, unless it lies within one body.
                 if !matches!(event, Some(Event::End { .. })) && !self.requests.is_in_known_body() {
+                    self.certainty.hole();
                     self.doubt();
                 }
                 self.on_request_event(event, self.last_at, ledger, out);
             }
-            Piece::Data { at, bytes } => {
+            Piece::Data { at, bytes, mark } => {
                 self.last_at = self.last_at.max(at);
-                // Of what waited for this segment nothing is known.
-                let in_step = std::mem::take(&mut self.in_step);
                 let mut rest = bytes;
                 loop {
+                    let passed = (bytes.len() - rest.len()) as u32;
                     let (n, event) = self.requests.advance(rest, Asked::Other);
                     let stop = n == 0 && event.is_none();
                     rest = &rest[n..];
                     if matches!(event, Some(Event::Start)) {
-                        self.on_start(in_step);
+                        self.on_start(mark.map(|m| Mark { seq: m.seq.wrapping_add(passed), ..m }));
                     }
                     self.on_request_event(event, at, ledger, out);
                     if stop {
@@ -205,7 +218,6 @@ impl Pairing {
     /// Takes a piece of the server's byte stream.
     pub fn server(&mut self, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         self.heard_server = true;
-        self.certainty.hear();
         if self.http2.is_some() {
             return self.frames(false, piece, ledger, out);
         }
@@ -213,22 +225,27 @@ impl Pairing {
             Piece::Gap { len } => {
                 // Between two answers: whole ones may have stood in it, and the next one may answer any that waits.
                 if self.responses.may_miss_messages() {
-                    self.give_up_pairs(ledger, out);
+                    self.lose_answers(ledger, out);
                 }
                 let event = self.responses.gap(Some(len));
                 self.on_response_event(event, self.last_at, ledger, out);
             }
-            Piece::Data { at, bytes } => {
+            Piece::Data { at, bytes, mark } => {
                 self.last_at = self.last_at.max(at);
                 let mut rest = bytes;
                 loop {
                     let (n, event) = self.responses.advance(rest, self.asked());
                     let stop = n == 0 && event.is_none();
                     rest = &rest[n..];
+                    if let Some(Event::End { .. }) = event {
+                        let passed = (bytes.len() - rest.len()) as u32;
+                        self.certainty.answered(self.is_final, mark.map(|m| m.seq.wrapping_add(passed)));
+                    }
                     self.on_response_event(event, at, ledger, out);
                     if self.http2.is_some() {
                         // It was switched to by this answer.
-                        return self.frames(false, Piece::Data { at, bytes: rest }, ledger, out);
+                        let rest = Piece::Data { at, bytes: rest, mark: None };
+                        return self.frames(false, rest, ledger, out);
                     }
                     if stop {
                         break;
@@ -245,13 +262,24 @@ impl Pairing {
         self.certainty.doubt(waiting);
     }
 
-    fn on_start(&mut self, in_step: bool) {
+    /// A request begins there.
+    fn on_start(&mut self, mark: Option<Mark>) {
         self.certainty.begin(Begun {
-            in_step,
+            mark,
+            server: self.server,
             between: self.responses.is_between(),
             unanswered: self.waiting.iter().any(|p| p.answer.is_none()),
-            again: self.asked_once,
         });
+    }
+
+    /// Something of the answers is missing. Of a client that asks one thing at a time only one of its answers was in it; of
+    /// others nobody knows how many.
+    fn lose_answers(&mut self, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+        let unanswered = self.waiting.iter().filter(|p| p.answer.is_none()).count();
+        if unanswered > 1 || !self.certainty.waits_for_answers() {
+            self.certainty.doubt(0);
+        }
+        self.give_up_pairs(ledger, out);
     }
 
     /// Of a capture that has the clients' side only, requests need not wait for answers.
@@ -274,13 +302,13 @@ impl Pairing {
     #[must_use]
     pub fn oldest(&self) -> Option<WallTime> {
         let streams = self.http2.as_ref().and_then(|s| s.open.min_of(|p| Some(p.at)));
-        let begun = self.begun.as_ref().map(|(at, _)| *at);
+        let begun = self.begun.as_ref().map(|((at, _), _)| *at);
         [self.waiting.front().map(|p| p.at), self.request_began, streams, begun].into_iter().flatten().min()
     }
 
     /// What the next response answers.
     fn asked(&self) -> Asked {
-        self.waiting.iter().find(|p| p.answer.is_none()).map_or(Asked::Other, |p| p.asked)
+        self.waiting.iter().find(|p| p.answer.is_none()).map_or(self.unpaired, |p| p.asked)
     }
 
     fn on_request_event(
@@ -332,6 +360,7 @@ impl Pairing {
                     && let Some(pending) = self.waiting.pop_back()
                 {
                     ledger.count(Item::UnpairedRequests);
+                    self.unpaired = pending.asked;
                     self.emit(pending, out);
                 }
             }
@@ -369,6 +398,7 @@ impl Pairing {
         match event {
             None | Some(Event::Start | Event::Request(_)) => {}
             Some(Event::Response(head)) => {
+                self.is_final = head.status >= 200;
                 if self.certainty.is_over() {
                     return ledger.count(Item::UnpairedResponses);
                 }
@@ -418,7 +448,7 @@ impl Pairing {
             }
             Some(Event::Lost(loss)) => {
                 ledger.count(if loss == Loss::Gap { Item::LostResponses } else { Item::MalformedResponses });
-                self.give_up_pairs(ledger, out);
+                self.lose_answers(ledger, out);
             }
             // The client's side alone says what a connection carries: a server may greet first.
             Some(Event::Over(_)) => {}
@@ -431,6 +461,9 @@ impl Pairing {
         let whole = self.waiting.iter().take_while(|p| p.body_len.is_some()).count();
         for pending in self.waiting.drain(..whole).collect::<Vec<_>>() {
             ledger.add(Item::UnpairedRequests, u64::from(pending.answer.is_none()));
+            if pending.status.is_none() {
+                self.certainty.gave_up();
+            }
             self.emit(pending, out);
         }
     }
@@ -497,8 +530,8 @@ impl Pairing {
 
     /// The connection has ended at `at`. `seen` tells whether its end was seen on the wire.
     pub fn finish(&mut self, at: WallTime, seen: bool, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
-        if let Some((at, begun)) = self.begun.take() {
-            self.pass(Piece::Data { at, bytes: &begun }, ledger, out);
+        if let Some(((at, mark), begun)) = self.begun.take() {
+            self.pass(Piece::Data { at, bytes: &begun, mark }, ledger, out);
         }
         let last = self.responses.finish();
         self.on_response_event(last, self.last_at, ledger, out);

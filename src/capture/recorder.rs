@@ -359,13 +359,25 @@ impl Flow {
             peer.acknowledge(ack);
         }
         let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
+        // What waited for this segment came before it.
+        to.pairing.server_stands(None);
         // An acknowledgement may be the evidence that a hole of the other side waits for.
         peer.tick(s.at, &mut |piece| to.deliver(!from_low, piece, ledger, out));
         let seq = if s.syn { s.seq.wrapping_add(1) } else { s.seq };
-        if *to.client_is_low == Some(from_low) {
-            to.pairing.in_step(mine.is_at(seq) && s.ack.is_some_and(|ack| peer.is_at(ack)));
+        let is_client = |to: &Delivery<'_>| *to.client_is_low == Some(from_low);
+        if is_client(&to) {
+            to.pairing.server_stands(peer.standing().filter(|_| !to.within_record(false)));
         }
-        mine.push(s.at, seq, s.payload, s.missing, &mut |piece| to.deliver(from_low, piece, ledger, out));
+        let segment = (seq, s.ack);
+        mine.push(s.at, segment, s.payload, s.missing, &mut |piece| to.deliver(from_low, piece, ledger, out));
+        match s.ack {
+            // What this acknowledges was seen by the client, if not by us; what comes behind it will be next.
+            Some(ack) if is_client(&to) && !s.rst => peer.begin_at(ack),
+            Some(_) if to.client_is_low.is_some() && !is_client(&to) => {
+                to.pairing.server_passed(mine.next_seq())
+            }
+            _ => {}
+        }
         if s.fin {
             let behind = seq.wrapping_add(s.payload.len() as u32).wrapping_add(s.missing);
             let fin = if from_low { &mut self.fins.0 } else { &mut self.fins.1 };
@@ -396,6 +408,7 @@ impl Flow {
     fn tick(&mut self, now: WallTime, keys: &KeyLog, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         let Self { low, high, client_is_low, early, early_bytes, pairing, tls, .. } = self;
         let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
+        to.pairing.server_stands(None);
         low.tick(now, &mut |piece| to.deliver(true, piece, ledger, out));
         high.tick(now, &mut |piece| to.deliver(false, piece, ledger, out));
     }
@@ -405,6 +418,7 @@ impl Flow {
         // Requests before responses: a response that waited for nothing but its own hole answers them.
         let low_first = client_is_low.unwrap_or(true);
         let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
+        to.pairing.server_stands(None);
         let both = if low_first { [(true, low), (false, high)] } else { [(false, high), (true, low)] };
         for (from_low, side) in both {
             side.finish(&mut |piece| to.deliver(from_low, piece, ledger, out));
@@ -430,6 +444,11 @@ struct Delivery<'f> {
 }
 
 impl Delivery<'_> {
+    /// Whether a record of TLS of that side is under way.
+    fn within_record(&self, is_client: bool) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_within_record(is_client))
+    }
+
     fn deliver(&mut self, from_low: bool, piece: Piece<'_>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         if self.client_is_low.is_none() {
             *self.client_is_low = guess_client(from_low, piece);
@@ -437,7 +456,7 @@ impl Delivery<'_> {
             *self.early_bytes = 0;
             for (low, early) in std::mem::take(self.early) {
                 let piece = match &early {
-                    Early::Data(at, bytes) => Piece::Data { at: *at, bytes },
+                    Early::Data(at, bytes) => Piece::Data { at: *at, bytes, mark: None },
                     Early::Gap(len) => Piece::Gap { len: *len },
                 };
                 self.pass(low == client_is_low, piece, ledger, out);
@@ -482,7 +501,7 @@ impl Delivery<'_> {
     /// What says nothing yet is kept, within bounds: what stays silent for longer is not HTTP.
     fn keep_early(&mut self, from_low: bool, piece: Piece<'_>) {
         let early = match piece {
-            Piece::Data { at, bytes } => Early::Data(at, bytes.to_vec()),
+            Piece::Data { at, bytes, .. } => Early::Data(at, bytes.to_vec()),
             Piece::Gap { len } => Early::Gap(len),
         };
         let n = if let Early::Data(_, bytes) = &early { bytes.len() } else { 0 };

@@ -11,7 +11,7 @@ pub enum Spreading {
     Uniform,
     /// At equal distances.
     Even,
-    /// What one client asked for comes in short runs.
+    /// In bursts as long as each client's requests.
     Cascade,
 }
 
@@ -47,7 +47,7 @@ impl Spreading {
             Self::Even => "spread evenly, so there are no bursts within a second".to_owned(),
             Self::Cascade => {
                 format!(
-                    "spread in runs of each client with seed {seed}: bursts are a model of ours, not recorded"
+                    "spread in bursts as long as each client's requests with seed {seed}: a model of ours, not recorded"
                 )
             }
         }

@@ -1,6 +1,7 @@
 //! Which format a log has: named, given as the server's own directive, or told by its lines.
 
 use super::json::JsonMap;
+use super::partial::joined;
 use super::presets::PRESETS;
 use super::row::{Field, LineError, Row};
 use super::template::{BadDirective, Mark, Template};
@@ -99,12 +100,8 @@ impl Format {
     /// The format that most lines of `sample` have; `None` where none fits.
     #[must_use]
     pub fn detect(sample: &[u8], own: &[(Field, String)]) -> Option<Self> {
-        let lines: Vec<&[u8]> = sample
-            .split(|b| *b == b'\n')
-            .map(<[u8]>::trim_ascii)
-            .filter(|l| !l.is_empty())
-            .take(SAMPLE_LINES)
-            .collect();
+        let mut lines = joined(sample);
+        lines.truncate(SAMPLE_LINES);
         let texts = PRESETS.iter().map(|p| Self::text(p.name, p.templates()));
         let mut json: Vec<JsonMap> = Vec::new();
         for line in &lines {

@@ -70,6 +70,11 @@ impl LogSource {
         Self { format, behind_proxy, number, index: 0, lines: 0, partial: Partial::default() }
     }
 
+    /// Forgets the parts of a line whose end will not come; says whether there were any.
+    pub fn give_up_parts(&mut self) -> bool {
+        self.partial.give_up()
+    }
+
     /// Takes from whole lines what they say of the lines behind them. They are read elsewhere.
     pub fn pass(&mut self, lines: &[u8]) {
         self.partial.pass(lines);
@@ -269,6 +274,14 @@ impl LogRecorder {
         self.place(read)
     }
 
+    /// What comes next of a log is no more of what came: parts of a line that wait for their end are counted as a line that
+    /// cannot be read.
+    pub fn give_up_parts(&mut self, source: usize) {
+        if self.sources.get_mut(source).is_some_and(|s| s.partial.give_up()) {
+            self.count_bad(LineError::Unended);
+        }
+    }
+
     /// Counts what was not used, by its reason.
     pub fn count_bad(&mut self, error: LineError) {
         self.ledger.count(match error {
@@ -341,6 +354,7 @@ impl LogRecorder {
     /// Places all lines that wait and ends all sessions.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {
+        (0..self.sources.len()).for_each(|source| self.give_up_parts(source));
         self.drain(Until::End);
         self.sessions.finish(&mut self.out);
         (self.out, self.ledger)

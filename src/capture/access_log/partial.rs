@@ -17,14 +17,16 @@ const STAMP_BYTES_MAX: usize = 35;
 pub struct Partial([Vec<u8>; 2]);
 
 /// A line as a container runtime writes it.
-struct Cri<'l> {
+pub(super) struct Cri<'l> {
     stream: usize,
     is_part: bool,
-    content: &'l [u8],
+    /// What was written.
+    pub(super) content: &'l [u8],
 }
 
 impl<'l> Cri<'l> {
-    fn of(line: &'l [u8]) -> Option<Self> {
+    /// `None` where it is none.
+    pub(super) fn of(line: &'l [u8]) -> Option<Self> {
         // Nearly all lines are told by this.
         if line.get(10) != Some(&b'T') || !line[0].is_ascii_digit() {
             return None;
@@ -45,6 +47,18 @@ impl<'l> Cri<'l> {
     }
 }
 
+/// The lines of a text, joined, without their ends and the blanks around them; empty ones are left out.
+#[must_use]
+pub fn joined(text: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let mut partial = Partial::default();
+    let lines = text.split(|b| *b == b'\n').filter_map(|line| partial.join(line));
+    let trimmed = lines.map(|line| match line {
+        Cow::Borrowed(line) => Cow::Borrowed(line.trim_ascii()),
+        Cow::Owned(line) => Cow::Owned(line.trim_ascii().to_vec()),
+    });
+    trimmed.filter(|line| !line.is_empty()).collect()
+}
+
 impl Partial {
     /// Whether no part waits for its end.
     #[must_use]
@@ -52,8 +66,18 @@ impl Partial {
         self.0.iter().all(Vec::is_empty)
     }
 
+    /// Forgets the parts: their end will not come, or not behind them. Says whether there were any.
+    pub fn give_up(&mut self) -> bool {
+        !std::mem::take(&mut self.0).iter().all(Vec::is_empty)
+    }
+
     /// A line without its end: itself, or all of which it is the last part; `None` where it is a part of which more follows.
     pub fn join<'l>(&mut self, line: &'l [u8]) -> Option<Cow<'l, [u8]>> {
+        if line.len() > LOG_LINE_BYTES_MAX {
+            // No runtime writes such a one: it is too long, and an end of nothing.
+            self.give_up();
+            return Some(Cow::Borrowed(line));
+        }
         let Some(cri) = Cri::of(line) else { return Some(Cow::Borrowed(line)) };
         let parts = &mut self.0[cri.stream];
         if !cri.is_part && parts.is_empty() {
@@ -73,9 +97,8 @@ impl Partial {
 
     /// Takes whole lines that are read elsewhere: what is left of them are parts whose end is still to come.
     pub fn pass(&mut self, lines: &[u8]) {
-        let begins = |lines: &[u8]| Cri::of(&lines[..lines.len().min(STAMP_BYTES_MAX + 32)]).is_some();
-        let finder = |stream: &str| memchr::memmem::find(lines, stream.as_bytes()).is_some();
-        if self.is_empty() && !(begins(lines) && (finder(" stdout P") || finder(" stderr P"))) {
+        let has = |stream: &str| memchr::memmem::find(lines, stream.as_bytes()).is_some();
+        if self.is_empty() && !has(" stdout P") && !has(" stderr P") {
             return;
         }
         for line in lines.split(|b| *b == b'\n') {
@@ -113,6 +136,21 @@ mod tests {
         for (lines, want) in table {
             assert_eq!(join(lines), want);
         }
+    }
+
+    /// Lines whose first part was lost, and parts whose end was: whoever comes behind them is not glued to them.
+    #[test]
+    fn what_has_no_end_or_no_beginning_is_left_alone() {
+        let mut partial = Partial::default();
+        partial.pass(format!("half a line\n\n{STAMP} stdout P a\n").as_bytes());
+        assert!(!partial.is_empty(), "whatever the first line is");
+        assert!(partial.give_up() && !partial.give_up());
+        partial.pass(format!("{STAMP} stdout P a\n{}\n", "x".repeat(LOG_LINE_BYTES_MAX + 1)).as_bytes());
+        assert!(partial.is_empty());
+        let end = format!("{STAMP} stdout F b");
+        assert_eq!(partial.join(end.as_bytes()).as_deref(), Some(end.as_bytes()));
+        let long = format!("{STAMP} stdout P {}", "x".repeat(LOG_LINE_BYTES_MAX));
+        assert_eq!(partial.join(long.as_bytes()).as_deref(), Some(long.as_bytes()), "told as too long");
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub enum LineError {
         crate::trace::writer::EVENT_BYTES_MAX
     )]
     Grown,
+    /// It is a part of a line, whose end is not there.
+    #[error("a part of a line, whose end is not there")]
+    Unended,
     /// The line is too long.
     #[error("longer than {} bytes", crate::limits::LOG_LINE_BYTES_MAX)]
     TooLong,

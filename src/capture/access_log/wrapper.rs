@@ -3,6 +3,8 @@
 //! Forms seen in the field: `Feb 25 16:19:49 host haproxy[7]: `, RFC 5424 and ISO stamps with a host, Kubernetes CRI
 //! (`TIME stdout F `), docker compose (`name  | `), a whole line in quotes. Only tried where the bare line has not the form.
 
+use super::partial::Cri;
+
 /// Bytes at the start of a line within which a wrapper must end.
 const WRAPPER_BYTES_MAX: usize = 160;
 
@@ -33,7 +35,10 @@ impl Wrapper {
         let behind = |text: &[u8]| memchr::memmem::find(head, text).map(|i| &line[i + text.len()..]);
         match self {
             Self::None => Some(line),
-            Self::Cri => behind(b" stdout F ").or_else(|| behind(b" stderr F ")),
+            Self::Cri => Cri::of(line)
+                .map(|cri| cri.content)
+                .or_else(|| behind(b" stdout F "))
+                .or_else(|| behind(b" stderr F ")),
             Self::Syslog => behind(b"]: ").or_else(|| behind(b": ")),
             Self::Quotes => line.strip_prefix(b"\"").and_then(|l| l.strip_suffix(b"\"")),
             Self::Compose => behind(b" | ").map(<[u8]>::trim_ascii_start),
@@ -58,6 +63,7 @@ mod tests {
         let table = [
             ("Feb 25 16:19:49 192.168.4.2 haproxy[7]: 1.2.3.4:5 [x", "1.2.3.4:5 [x"),
             ("2025-12-31T17:40:00.000000100+01:00 stdout F GET", "GET"),
+            ("2025-12-31T17:40:00.000000100+01:00 stderr F:tag GET", "GET"),
             ("\"1.2.3.4 - \"q\"\"", "1.2.3.4 - \"q\""),
             ("caddy  | 1.2.3.4 -", "1.2.3.4 -"),
             ("<134>Feb 25 16:19:49 host nginx: 1.2.3.4 -", "1.2.3.4 -"),

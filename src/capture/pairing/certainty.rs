@@ -2,8 +2,16 @@
 //!
 //! HTTP/1 answers carry no name of their request. Behind a loss, or an answer that came before any request it could
 //! belong to, the pairs could shift by one: then only those that waited have answers that can be told. They can be told
-//! again where an acknowledgement says which comes next: of a client that was seen to wait for all answers before it asked
-//! again, and never otherwise, and that has acknowledged exactly what was seen of its server, the next answer is its own.
+//! again when three things come together:
+//!
+//! - the client was seen to wait for each answer before it asked again, and never to do otherwise;
+//! - the request acknowledges exactly what was seen of the server, and the last that was seen of the server acknowledges
+//!   exactly what stands before the request: neither side has sent anything that the other has not;
+//! - a whole answer came since the request before it began.
+//!
+//! What this cannot exclude: a client that waits at first, and asks ahead for the first time where that is lost.
+
+use crate::capture::flow::{Mark, Standing};
 
 /// Requests that must have waited for all answers before them until a client is taken for one that never asks ahead.
 const ALTERNATED_MIN: u8 = 2;
@@ -11,14 +19,14 @@ const ALTERNATED_MIN: u8 = 2;
 /// What is known when a request begins.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Begun {
-    /// Its segment was the next one of its stream, and acknowledged all that was seen of the server, and no more.
-    pub in_step: bool,
+    /// Where its first byte stands.
+    pub mark: Option<Mark>,
+    /// How far the server was seen when it was captured.
+    pub server: Option<Standing>,
     /// No answer is under way.
     pub between: bool,
     /// A request in front of it has no whole answer.
     pub unanswered: bool,
-    /// It is not the first of the connection.
-    pub again: bool,
 }
 
 /// How many answers can be told apart, and what is known of how the client asks.
@@ -26,12 +34,25 @@ pub(super) struct Begun {
 pub(super) struct Certainty {
     /// Answers that can still be told apart, once something was lost; none lost: all.
     left: Option<usize>,
-    /// Something of the server was seen since the last request began in step, or may have been.
-    heard: bool,
     /// A request began before the one in front of it had its answer.
     asks_ahead: bool,
     /// Requests that began when all before them had their answers, while that was certain.
     alternated: u8,
+    /// A whole answer came since the last request began.
+    answered: bool,
+    /// What the last request acknowledged.
+    acked: Option<u32>,
+    /// Something of the client is missing since the last request began.
+    hole: bool,
+    /// The byte behind the last answer that was told.
+    end: Option<u32>,
+    /// It is still to be said.
+    ended: bool,
+}
+
+/// Whether `a` is a sequence number behind `b`.
+fn is_behind(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
 }
 
 impl Certainty {
@@ -55,29 +76,66 @@ impl Certainty {
         self.left.is_none_or(|n| waiting <= n)
     }
 
+    /// Whether the client is known to ask only when it has its answer.
+    pub(super) fn waits_for_answers(&self) -> bool {
+        self.alternated >= ALTERNATED_MIN && !self.asks_ahead
+    }
+
     /// One was told.
     pub(super) fn told(&mut self) {
         self.left = self.left.map(|n| n.saturating_sub(1));
     }
 
-    /// Something of the server was seen.
-    pub(super) fn hear(&mut self) {
-        self.heard = true;
+    /// One that waited goes without.
+    pub(super) fn gave_up(&mut self) {
+        self.left = self.left.map(|n| n.saturating_sub(1));
+    }
+
+    /// An answer is whole, an interim one or not; `end` is the byte behind it, where that is known exactly.
+    pub(super) fn answered(&mut self, is_final: bool, end: Option<u32>) {
+        self.answered |= is_final;
+        if is_final && !self.is_over() {
+            self.end = end;
+            self.ended = end.is_none();
+        }
+    }
+
+    /// The byte of the server that is wanted next. An answer that was in records of TLS ended there at the latest.
+    pub(super) fn passed(&mut self, next: Option<u32>) {
+        if std::mem::take(&mut self.ended) {
+            self.end = next;
+        }
+    }
+
+    /// Something of the client is missing.
+    pub(super) fn hole(&mut self) {
+        self.hole = true;
     }
 
     /// A request begins.
-    pub(super) fn begin(&mut self, request: Begun) {
-        // Only two requests that are both in step tell that nothing came between them.
-        let heard = std::mem::replace(&mut self.heard, !request.in_step);
-        if !request.in_step || !request.between {
+    pub(super) fn begin(&mut self, Begun { mark, server, between, unanswered }: Begun) {
+        let (answered, hole) = (std::mem::take(&mut self.answered), std::mem::take(&mut self.hole));
+        let before = std::mem::replace(&mut self.acked, mark.map(|m| m.ack));
+        let Some(mark) = mark else { return };
+        // The client had nothing new since it asked the last time; or nothing behind the last answer that was told,
+        // although what is missing had to be answered as well.
+        self.asks_ahead |=
+            before == Some(mark.ack) || (hole && self.end.is_some_and(|end| !is_behind(mark.ack, end)));
+        let Some(server) = server else { return };
+        if mark.ack != server.next {
+            // It asked before it had what had come.
+            self.asks_ahead |= self.left.is_none() && is_behind(server.next, mark.ack);
             return;
         }
-        self.asks_ahead |= request.unanswered || (request.again && !heard);
-        if self.asks_ahead {
+        if !between {
+            return;
+        }
+        self.asks_ahead |= unanswered;
+        if self.asks_ahead || !answered || server.told != Some(mark.seq) {
             return;
         }
         if self.left.is_none() {
-            self.alternated = self.alternated.saturating_add(u8::from(request.again));
+            self.alternated = self.alternated.saturating_add(1);
         } else if self.alternated >= ALTERNATED_MIN {
             self.left = None;
         }
@@ -88,50 +146,82 @@ impl Certainty {
 mod tests {
     use super::*;
 
-    const NEXT: Begun = Begun { in_step: true, between: true, unanswered: false, again: true };
+    /// Requests of 10 bytes and answers of 100, by number.
+    fn next(n: u32) -> Begun {
+        let (seq, ack) = (10 * n, 100 * n);
+        let server = Some(Standing { next: ack, told: Some(seq) });
+        Begun { mark: Some(Mark { seq, ack }), server, between: true, unanswered: false }
+    }
 
-    /// A client that waited `waited` times, then `next` behind a loss: whether answers are told again.
-    fn resumes(waited: usize, next: Begun) -> bool {
+    /// The answer to the request of that number.
+    fn answer(c: &mut Certainty, n: u32) {
+        c.answered(true, Some(100 * (n + 1)));
+    }
+
+    /// A client that waited `waited` times; behind a loss, and what `change` makes of it, its next request.
+    fn resumes(waited: u32, change: impl Fn(&mut Certainty, &mut Begun)) -> bool {
         let mut c = Certainty::default();
-        c.begin(Begun { again: false, ..NEXT });
-        for _ in 0..waited {
-            c.hear();
-            c.begin(NEXT);
+        c.begin(next(0));
+        for n in 1..=waited {
+            answer(&mut c, n - 1);
+            c.begin(next(n));
         }
         c.doubt(0);
-        c.hear();
-        c.begin(next);
+        answer(&mut c, waited);
+        let mut begun = next(waited + 1);
+        change(&mut c, &mut begun);
+        c.begin(begun);
         !c.is_over()
     }
 
     #[test]
     fn answers_are_told_again_on_evidence_only() {
+        type Change = fn(&mut Certainty, &mut Begun);
         #[rustfmt::skip]
-        let table = [
-            (2, NEXT, true), (1, NEXT, false), (0, NEXT, false),
-            (5, Begun { in_step: false, ..NEXT }, false),
-            (5, Begun { between: false, ..NEXT }, false),
-            (5, Begun { unanswered: true, ..NEXT }, false),
+        let table: [(u32, Change, bool); 10] = [
+            (2, |_, _| (), true), (1, |_, _| (), false), (0, |_, _| (), false),
+            (5, |_, b| b.mark = None, false),
+            (5, |_, b| b.server = None, false),
+            (5, |_, b| b.between = false, false),
+            (5, |_, b| b.unanswered = true, false),
+            // No answer since; the server has not all that was asked before; the client has not all, or more.
+            (5, |c, _| c.answered = false, false),
+            (5, |_, b| b.server = b.server.map(|s| Standing { told: s.told.map(|t| t - 10), ..s }), false),
+            (5, |_, b| b.mark = b.mark.map(|m| Mark { ack: m.ack - 1, ..m }), false),
         ];
-        for (waited, next, want) in table {
-            assert_eq!(resumes(waited, next), want, "{waited} {next:?}");
+        for (i, (waited, change, want)) in table.into_iter().enumerate() {
+            assert_eq!(resumes(waited, change), want, "row {i}");
         }
-        // Who asked ahead once is not believed again.
-        for ahead in [true, false] {
+    }
+
+    #[test]
+    fn who_asked_ahead_once_is_not_believed_again() {
+        type Ahead = fn(&mut Certainty);
+        #[rustfmt::skip]
+        let table: [(Ahead, bool); 5] = [
+            (|_| (), true),
+            // With the same acknowledgement; with one before what had come; while another waits; behind a hole in which another was.
+            (|c| c.begin(Begun { server: None, ..next(9) }), false),
+            (|c| c.begin(Begun { mark: Some(Mark { seq: 100, ack: 950 }), ..next(10) }), false),
+            (|c| c.begin(Begun { unanswered: true, ..next(10) }), false),
+            (|c| { answer(c, 9); c.hole(); c.begin(Begun { server: None, ..next(10) }); }, false),
+        ];
+        for (i, (ahead, want)) in table.into_iter().enumerate() {
             let mut c = Certainty::default();
-            for _ in 0..9 {
-                c.hear();
-                c.begin(NEXT);
+            for n in 0..10 {
+                c.begin(next(n));
+                if n < 9 {
+                    answer(&mut c, n);
+                }
             }
-            if ahead {
-                c.begin(NEXT);
-            }
+            ahead(&mut c);
             c.doubt(0);
-            for _ in 0..9 {
-                c.hear();
-                c.begin(NEXT);
+            for n in 20..30 {
+                answer(&mut c, n - 1);
+                c.begin(next(n));
             }
-            assert_eq!(c.is_over(), ahead, "two requests and nothing between them");
+            assert_eq!(!c.is_over(), want, "row {i}");
+            assert_eq!(c.waits_for_answers(), want);
         }
     }
 
@@ -139,8 +229,9 @@ mod tests {
     fn those_that_waited_have_their_answers() {
         let mut c = Certainty::default();
         assert!(c.reaches(1_000) && !c.is_over());
-        c.doubt(2);
+        c.doubt(3);
         c.doubt(5);
+        c.gave_up();
         assert!(c.reaches(2) && !c.reaches(3) && !c.is_over());
         c.told();
         c.told();

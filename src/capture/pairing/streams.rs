@@ -40,7 +40,7 @@ impl Pairing {
         let mut events = Vec::new();
         match piece {
             Piece::Gap { .. } => streams.frames.gap(is_client, &mut events),
-            Piece::Data { at, bytes } => {
+            Piece::Data { at, bytes, .. } => {
                 self.last_at = self.last_at.max(at);
                 streams.frames.push(is_client, at, bytes, &mut events);
             }

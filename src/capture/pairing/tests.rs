@@ -3,7 +3,7 @@
 use super::*;
 
 fn data(ms: u64, bytes: &str) -> Piece<'_> {
-    Piece::Data { at: WallTime(ms * 1_000_000), bytes: bytes.as_bytes() }
+    Piece::Data { at: WallTime(ms * 1_000_000), bytes: bytes.as_bytes(), mark: None }
 }
 
 fn requests(out: &[RawEvent]) -> Vec<(u64, String, Option<u16>, Option<u64>)> {
@@ -146,7 +146,7 @@ fn what_begins_like_the_preface_is_waited_for() {
                 (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
             for (i, bytes) in bytes.chunks(size).enumerate() {
                 p.client(
-                    Piece::Data { at: WallTime((i as u64 + 1) * 1_000_000), bytes },
+                    Piece::Data { at: WallTime((i as u64 + 1) * 1_000_000), bytes, mark: None },
                     &mut ledger,
                     &mut out,
                 );

@@ -11,7 +11,7 @@ pub mod keylog;
 use self::cipher::{RecordKey, Suite, next_secret, tls12_keys};
 use self::hello::Hello;
 use self::keylog::{KeyLog, Secrets};
-use super::flow::Piece;
+use super::flow::{Mark, Piece};
 use crate::limits::{
     TLS_EARLY_BYTES_MAX, TLS_FAILED_MAX, TLS_HANDSHAKE_BYTES_MAX, TLS_RECORD_BYTES_MAX, TLS_RECORDS_TRIED_MAX,
 };
@@ -50,6 +50,8 @@ struct Side {
     /// Record under way, with the time of its first byte.
     record: Vec<u8>,
     began: WallTime,
+    /// Where the record began.
+    mark: Option<Mark>,
     /// Bytes of a record under way that a hole took: it is passed over.
     skip: usize,
     /// A hole of unknown reach: the next record is looked for.
@@ -86,7 +88,7 @@ impl Tls {
         }
         match piece {
             Piece::Gap { len } => self.gap(is_client, len, out),
-            Piece::Data { at, bytes } => self.data(is_client, at, bytes, keys, out),
+            Piece::Data { at, bytes, mark } => self.data(is_client, (at, mark), bytes, keys, out),
         }
     }
 
@@ -94,6 +96,13 @@ impl Tls {
     #[must_use]
     pub fn oldest(&self) -> Option<WallTime> {
         self.sides.iter().filter(|s| !s.record.is_empty()).map(|s| s.began).min()
+    }
+
+    /// Whether a record of this side is under way.
+    #[must_use]
+    pub fn is_within_record(&self, is_client: bool) -> bool {
+        let side = &self.sides[usize::from(!is_client)];
+        !side.record.is_empty() || side.skip > 0 || side.searching
     }
 
     /// Bytes that are held.
@@ -111,7 +120,8 @@ impl Tls {
         let tls13 = self.tls13;
         let side = self.side(is_client);
         if side.searching {
-            return;
+            // More may have stood in it.
+            return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
         }
         // A record that is lost already.
         let within = (side.skip as u64).min(len);
@@ -141,7 +151,7 @@ impl Tls {
     fn data(
         &mut self,
         is_client: bool,
-        at: WallTime,
+        (at, mark): (WallTime, Option<Mark>),
         bytes: &[u8],
         keys: &KeyLog,
         out: &mut dyn FnMut(Out<'_>),
@@ -153,14 +163,17 @@ impl Tls {
         // A record begins where a packet does, mostly.
         if side.searching && !rest.is_empty() {
             if !matches!(rest, [APPLICATION, 3, 3, ..]) {
-                return;
+                // What is passed over may hold whole messages.
+                return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
             }
             side.searching = false;
         }
         while !rest.is_empty() && !self.closed {
             let side = self.side(is_client);
             if side.record.is_empty() {
+                let passed = (bytes.len() - rest.len()) as u32;
                 side.began = at;
+                side.mark = mark.map(|m| Mark { seq: m.seq.wrapping_add(passed), ..m });
             }
             let want = record_len(&side.record).unwrap_or(5) - side.record.len();
             let (now, later) = rest.split_at(want.min(rest.len()));
@@ -185,7 +198,7 @@ impl Tls {
         let side = self.side(is_client);
         let record = std::mem::take(&mut side.record);
         let Some((header, body)) = record.split_first_chunk::<5>() else { return };
-        let (kind, began, sealed) = (header[0], side.began, side.sealed);
+        let (kind, began, sealed) = (header[0], (side.began, side.mark), side.sealed);
         let has_key = side.key.is_some();
         if self.tls13 || is_client && self.suite.is_none() && kind == APPLICATION {
             if kind == APPLICATION {
@@ -262,7 +275,7 @@ impl Tls {
         is_client: bool,
         header: &[u8; 5],
         body: &[u8],
-        at: WallTime,
+        at: (WallTime, Option<Mark>),
         out: &mut dyn FnMut(Out<'_>),
     ) {
         let Some(key) = &mut self.side(is_client).key else { return self.close(out) };
@@ -277,7 +290,7 @@ impl Tls {
         is_client: bool,
         header: &[u8; 5],
         body: &[u8],
-        at: WallTime,
+        at: (WallTime, Option<Mark>),
         keys: &KeyLog,
         out: &mut dyn FnMut(Out<'_>),
     ) {
@@ -300,7 +313,7 @@ impl Tls {
         &mut self,
         is_client: bool,
         found: Option<(Vec<u8>, u8)>,
-        at: WallTime,
+        (at, mark): (WallTime, Option<Mark>),
         out: &mut dyn FnMut(Out<'_>),
     ) {
         let Some((plain, kind)) = found else {
@@ -328,7 +341,9 @@ impl Tls {
             out(Out::Lost);
         }
         if kind == APPLICATION && !plain.is_empty() {
-            out(Out::Plain(is_client, Piece::Data { at, bytes: &plain }));
+            // Where in a record an answer ends says nothing of its place in the stream.
+            let mark = mark.filter(|_| is_client);
+            out(Out::Plain(is_client, Piece::Data { at, bytes: &plain, mark }));
         }
     }
 
@@ -346,7 +361,7 @@ impl Tls {
             APPLICATION => out(Out::Lost),
             HANDSHAKE if plain.first() == Some(&END_OF_EARLY_DATA) => {
                 for (at, bytes) in std::mem::take(&mut self.early) {
-                    out(Out::Plain(true, Piece::Data { at, bytes: &bytes }));
+                    out(Out::Plain(true, Piece::Data { at, bytes: &bytes, mark: None }));
                 }
             }
             _ => {}

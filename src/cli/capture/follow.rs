@@ -88,6 +88,8 @@ pub(super) fn run(
     }
     teller.begin(&format!("following {} logs", following.logs.len()));
     following.until(&stop, lasting, teller)?;
+    // Who goes on later does not have them.
+    following.logs.iter().for_each(|(_, source)| following.recorder.give_up_parts(*source));
     following.end_trace()?;
     teller.finished(&mut following.sink)?;
     teller.end(&following.sink)
@@ -178,7 +180,10 @@ impl Following {
         let (recorder, sink, bad) = (&mut self.recorder, &mut self.sink, &mut self.bad);
         let mut lines = 0u64;
         log.poll(now, |came| match came {
-            Came::Cut => tell_cut(&path, recorder),
+            Came::Cut => {
+                recorder.give_up_parts(source);
+                tell_cut(&path, recorder)
+            }
             Came::Line(line) => {
                 lines += 1;
                 if lines.is_multiple_of(FOLLOW_LINES_AT_ONCE) {

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use super::{CaptureOptions, CapturedAt};
 use crate::capture::access_log;
 use crate::capture::access_log::format::Format;
+use crate::capture::access_log::partial::joined;
 use crate::capture::access_log::row::{Field, Row};
 use crate::capture::redact::Redactor;
 use crate::capture::vantage::{Decide, Guess};
@@ -70,9 +71,7 @@ pub(super) fn log_source(
         FoundLog { format, behind_proxy: options.captured_at == CapturedAt::BehindProxy, resolution_ns: 1 };
     let (mut shown, mut guess, mut clients) = (Vec::new(), Guess::default(), BTreeSet::new());
     let mut trial = found.format.clone();
-    for line in
-        input.sample.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|l| !l.is_empty()).take(200)
-    {
+    for line in joined(&input.sample).iter().take(200) {
         if trial.comment(line) {
             continue;
         }

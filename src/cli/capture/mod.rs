@@ -93,7 +93,7 @@ pub(crate) struct CaptureOptions {
     /// Threads that read files of access logs, beside those that order and write; unless said as many as there are cores, at most 4.
     #[arg(long, value_name = "N", conflicts_with_all = ["live", "follow"], value_parser = clap::value_parser!(u8).range(0..=LOG_THREADS_MAX as i64))]
     threads: Option<u8>,
-    /// How stamps of access logs that are cut to the second are spread over it: uniform; even, without any bursts; or cascade, in which what one client asked for comes in short runs.
+    /// How stamps of access logs that are cut to the second are spread over it: uniform; even, without any bursts; or cascade, in bursts as long as each client's requests.
     #[arg(long, value_name = "WAY", conflicts_with = "live", default_value = "uniform", value_parser = spreading())]
     spread: Spreading,
     /// Seed for spreading the stamps of access logs, which are cut to the second.

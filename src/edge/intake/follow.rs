@@ -386,7 +386,7 @@ impl Followed {
                 Err(e) => Err(e),
             };
         }
-        let file = File::open(name)?;
+        let file = File::open(name).with_context(|| format!("cannot open {}", name.display()))?;
         (self.id, self.offset, self.renamed) = (id(&file.metadata()?), 0, None);
         self.file = Some(file);
         Ok(())
@@ -445,8 +445,9 @@ struct Packed {
 
 impl Packed {
     fn open(name: &Path) -> anyhow::Result<Self> {
-        let file = File::open(name)?;
-        let bytes = open_as(name, Box::new(file.try_clone()?))?.bytes;
+        let cannot = || format!("cannot open {}", name.display());
+        let file = File::open(name).with_context(cannot)?;
+        let bytes = open_as(name, Box::new(file.try_clone()?)).with_context(cannot)?.bytes;
         Ok(Self { name: name.to_owned(), file, bytes })
     }
 

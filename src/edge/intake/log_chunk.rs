@@ -141,9 +141,11 @@ impl Cutter {
         let first = !std::mem::replace(&mut self.begun, true);
         let mark = if first && bytes.starts_with(MARK) { MARK.len() } else { 0 };
         let source = self.source.clone();
-        // A line that is longer than a chunk says nothing, whatever it begins with.
+        // A line that is longer than a chunk says nothing, whatever it begins with, and ends nothing.
         if skipped.bytes == 0 {
             self.source.pass(&bytes[mark..]);
+        } else {
+            self.source.give_up_parts();
         }
         Chunk { bytes, mark, skipped, source }
     }
@@ -273,6 +275,11 @@ impl Ahead {
     /// At most `most` chunks are read ahead of the one that is waited for.
     pub(super) fn new(cutter: Cutter, most: usize) -> Self {
         Self { cutter, on_the_way: VecDeque::new(), most }
+    }
+
+    /// Whether the last line was a part of one, whose end is not there.
+    pub(super) fn is_unended(&mut self) -> bool {
+        self.cutter.source.give_up_parts()
     }
 
     /// Whether the medium was cut.

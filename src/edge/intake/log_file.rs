@@ -138,6 +138,12 @@ impl Log {
             if self.ahead.is_cut() {
                 recorder.ledger_mut().count(Item::CutFiles);
             }
+            if self.ahead.is_unended() {
+                let (log, line, offset, error) =
+                    (self.name.clone(), self.line, self.offset, LineError::Unended);
+                recorder.count_bad(error);
+                bad(BadLine { log, line, offset, error });
+            }
             return Ok(false);
         };
         self.line += 1;
@@ -308,9 +314,19 @@ mod tests {
         let log = || -> Vec<Box<dyn Read + Send>> { vec![Box::new(Cursor::new(text.clone().into_bytes()))] };
         let (bad, events, _) = read_by(0, "combined", log());
         assert_eq!(events, read_by(3, "combined", log()).1);
-        assert!(bad.iter().all(|b| b.error != LineError::TooLong), "{bad:?}");
+        let notices = text.matches("[notice]").count();
+        assert!(bad.len() == notices && bad.iter().all(|b| b.error != LineError::Unended), "{bad:?}");
         let lengths: Vec<usize> = targets(&events).iter().map(String::len).collect();
         assert!(lengths.len() == 40 && lengths.iter().filter(|l| **l > 40_000).count() == 14, "{lengths:?}");
+    }
+
+    #[test]
+    fn a_part_without_its_end_is_a_bad_line() {
+        let stamp = "2026-03-01T00:00:00.5Z stdout";
+        let line = "1.2.3.4 - - [10/Oct/2000:13:55:36 +0000] \"GET / HTTP/1.1\" 200 5";
+        let (bad, events, ledger) = read(&[&format!("{stamp} F {line}\n{stamp} P {line}\n")]);
+        assert_eq!((targets(&events).len(), bad.len(), bad[0].line), (1, 1, 2));
+        assert_eq!((bad[0].error, ledger.get(Item::UnparsedLines)), (LineError::Unended, Some(1)));
     }
 
     /// Rotated files in the wrong order, and two that overlap, come out in the order of time.
