@@ -374,7 +374,7 @@ impl Flow {
             // What this acknowledges was seen by the client, if not by us; what comes behind it will be next.
             Some(ack) if is_client(&to) && !s.rst => peer.begin_at(ack),
             Some(_) if to.client_is_low.is_some() && !is_client(&to) => {
-                to.pairing.server_passed(mine.next_seq())
+                to.pairing.server_passed(mine.next_seq());
             }
             _ => {}
         }
