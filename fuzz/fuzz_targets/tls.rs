@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     for (n, piece) in data.chunks(usize::from(flags >> 2) + 1).enumerate() {
         let is_client = flags & 1 == 0 || n % 2 == 0;
         let hole = flags & 2 != 0 && piece.first() == Some(&0xff);
-        let piece = if hole { Piece::Gap { len: piece.len() as u64 } } else { Piece::Data { at: WallTime(1), bytes: piece, mark: None } };
+        let piece = if hole { Piece::Gap { len: piece.len() as u64, mark: None } } else { Piece::Data { at: WallTime(1), bytes: piece, mark: None } };
         tls.push(is_client, piece, &keys, &mut |out| assert!(!matches!(out, Out::Opened), "opened without a key"));
         assert!(tls.held_bytes() <= 2 * (TLS_HANDSHAKE_BYTES_MAX + TLS_RECORD_BYTES_MAX) + TLS_EARLY_BYTES_MAX);
     }

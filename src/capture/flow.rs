@@ -47,6 +47,8 @@ pub enum Piece<'a> {
     Gap {
         /// How many; [`u64::MAX`] where that is not known.
         len: u64,
+        /// Where, and what the segment behind them acknowledged, where that is known.
+        mark: Option<Mark>,
     },
 }
 
@@ -79,6 +81,8 @@ pub struct FlowCounts {
 pub struct Reassembler {
     /// Sequence number and stream offset of the next byte wanted.
     next: Option<(u32, u64)>,
+    /// That is only what the peer acknowledged: nothing of the stream was seen.
+    inferred: bool,
     held: BTreeMap<u64, Held>,
     held_bytes: usize,
     /// What the last segment with data acknowledged.
@@ -89,14 +93,19 @@ pub struct Reassembler {
 }
 
 impl Reassembler {
-    /// The stream begins behind a SYN with this sequence number.
+    /// The stream begins behind a SYN with this sequence number, unless it has begun.
     pub fn begin(&mut self, syn_seq: u32) {
-        self.next = Some((syn_seq.wrapping_add(1), 0));
+        if self.next.is_none() || self.inferred {
+            (self.next, self.inferred) = (Some((syn_seq.wrapping_add(1), 0)), false);
+        }
     }
 
-    /// Nothing of the stream was seen yet, and the peer has acknowledged everything before `seq`: what comes next is known.
+    /// Nothing of the stream was seen yet, and the peer says that it has everything before `seq`: what comes next should begin
+    /// there. A SYN knows better, and so does a segment that lies elsewhere.
     pub fn begin_at(&mut self, seq: u32) {
-        self.next.get_or_insert((seq, 0));
+        if self.next.is_none() {
+            (self.next, self.inferred) = (Some((seq, 0)), true);
+        }
     }
 
     /// When the oldest bytes came that wait behind a hole.
@@ -134,6 +143,10 @@ impl Reassembler {
     /// Whether a sequence number lies where the stream is now; also where nothing of it was seen.
     #[must_use]
     pub fn is_near(&self, seq: u32) -> bool {
+        self.inferred || self.is_within_reach(seq)
+    }
+
+    fn is_within_reach(&self, seq: u32) -> bool {
         self.next.is_none_or(|(next, _)| {
             let distance = seq.wrapping_sub(next).cast_signed();
             (-1..=REASSEMBLY_BYTES_MAX as i32).contains(&distance)
@@ -143,7 +156,11 @@ impl Reassembler {
     /// Whether everything before the sequence number `fin` has come in order; also where nothing of this side was seen.
     #[must_use]
     pub fn is_whole_to(&self, fin: u32) -> bool {
-        self.held.is_empty() && self.next.is_none_or(|(seq, _)| fin.wrapping_sub(seq).cast_signed() <= 1)
+        self.held.is_empty()
+            && self
+                .next
+                .filter(|_| !self.inferred)
+                .is_none_or(|(seq, _)| fin.wrapping_sub(seq).cast_signed() <= 1)
     }
 
     /// How far the stream was seen; unknown while something waits behind a hole.
@@ -176,6 +193,12 @@ impl Reassembler {
     ) {
         if bytes.is_empty() && missing == 0 {
             return;
+        }
+        if std::mem::take(&mut self.inferred) && !self.is_within_reach(seq) {
+            // Far from what was acknowledged: what lies between was not seen, and nobody can tell how much.
+            self.counts.gaps += 1;
+            out(Piece::Gap { len: u64::MAX, mark: ack.map(|ack| Mark { seq, ack }) });
+            self.next = None;
         }
         let (_, next) = *self.next.get_or_insert((seq, 0));
         let Some(start) = self.offset_of(seq) else { return };
@@ -227,14 +250,14 @@ impl Reassembler {
         }
         self.advance(bytes.len() as u64);
         if missing > 0 {
-            self.gap(u64::from(missing), out);
+            self.gap(u64::from(missing), ack, out);
         }
     }
 
-    fn gap(&mut self, len: u64, out: Sink<'_>) {
+    fn gap(&mut self, len: u64, ack: Option<u32>, out: Sink<'_>) {
         self.counts.gaps += 1;
         self.counts.gap_bytes += len;
-        out(Piece::Gap { len });
+        out(Piece::Gap { len, mark: self.next_seq().zip(ack).map(|(seq, ack)| Mark { seq, ack }) });
         self.advance(len);
     }
 
@@ -246,7 +269,8 @@ impl Reassembler {
                 return;
             }
             if start > next {
-                self.gap(start - next, out);
+                let ack = first.ack;
+                self.gap(start - next, ack, out);
             }
             self.emit_first(out);
         }
@@ -281,10 +305,11 @@ impl Reassembler {
 
     /// The connection has ended: emits everything, with holes where bytes are missing.
     pub fn finish(&mut self, out: Sink<'_>) {
-        while let Some((&start, _)) = self.held.first_key_value() {
+        while let Some((&start, first)) = self.held.first_key_value() {
             let next = self.next.map_or(start, |(_, off)| off);
             if start > next {
-                self.gap(start - next, out);
+                let ack = first.ack;
+                self.gap(start - next, ack, out);
             }
             self.emit_first(out);
         }
@@ -305,7 +330,7 @@ mod tests {
     fn to(out: &mut String) -> impl FnMut(Piece<'_>) {
         |p| match p {
             Piece::Data { bytes, .. } => out.push_str(&String::from_utf8_lossy(bytes)),
-            Piece::Gap { len } => out.push_str(&format!("<{len}>")),
+            Piece::Gap { len, .. } => out.push_str(&format!("<{len}>")),
         }
     }
 

@@ -26,12 +26,14 @@ use crate::wire::stream::{Direction, Event, Loss, MessageStream, Over};
 mod certainty;
 mod streams;
 
-use certainty::{Begun, Certainty};
+use certainty::{Begun, Certainty, is_behind};
 use streams::Streams;
 
 #[derive(Debug)]
 struct Pending {
     at: WallTime,
+    /// What its first byte's segment acknowledged of the server: its answer stands behind that.
+    acked: Option<u32>,
     shape: RequestShape,
     client: Option<u64>,
     asked: Asked,
@@ -43,6 +45,9 @@ struct Pending {
     /// Response length and end, once the answer is whole.
     answer: Option<(u64, WallTime)>,
 }
+
+/// Bytes of the shortest request: `A / HTTP/1.1` and two line ends.
+const REQUEST_BYTES_MIN: u64 = 16;
 
 /// When a message began, and where.
 type Start = (WallTime, Option<Mark>);
@@ -70,7 +75,9 @@ pub struct Pairing {
     requests: MessageStream,
     responses: MessageStream,
     waiting: VecDeque<Pending>,
-    request_began: Option<WallTime>,
+    request_began: Option<Start>,
+    /// Sequence number of the first byte of the answer under way, where that is known.
+    answer_seq: Option<u32>,
     opened: (WallTime, Provenance),
     open_sent: bool,
     last_at: WallTime,
@@ -81,6 +88,8 @@ pub struct Pairing {
     certainty: Certainty,
     /// How far the server was seen when what comes next of the client was captured.
     server: Option<Standing>,
+    /// And how far the client when what comes next of the server was.
+    client: Option<Standing>,
     /// The answer under way is no interim one.
     is_final: bool,
     /// What the last request asked that goes without an answer: how long that is depends on it.
@@ -109,6 +118,7 @@ impl Pairing {
             responses: MessageStream::new(Direction::Responses, from_start),
             waiting: VecDeque::new(),
             request_began: None,
+            answer_seq: None,
             opened: (at, provenance),
             open_sent: false,
             last_at: at,
@@ -116,6 +126,7 @@ impl Pairing {
             heard_server: false,
             certainty: Certainty::default(),
             server: None,
+            client: None,
             is_final: false,
             unpaired: Asked::Other,
             asked_once: false,
@@ -140,6 +151,11 @@ impl Pairing {
     /// Says how far the server was seen when what comes next of the client was captured, where that is known.
     pub fn server_stands(&mut self, standing: Option<Standing>) {
         self.server = standing;
+    }
+
+    /// Says how far the client was seen when what comes next of the server was captured, where that is known.
+    pub fn client_stands(&mut self, standing: Option<Standing>) {
+        self.client = standing;
     }
 
     /// Says which byte of the server is wanted next, behind what was taken of it last.
@@ -184,11 +200,13 @@ impl Pairing {
             return self.frames(true, piece, ledger, out);
         }
         match piece {
-            Piece::Gap { len } => {
+            Piece::Gap { len, .. } => {
                 let event = self.requests.gap(Some(len));
                 // Whole requests may have stood in it, unless it lies within one body.
                 if !matches!(event, Some(Event::End { .. })) && !self.requests.is_in_known_body() {
-                    self.certainty.hole();
+                    if len >= REQUEST_BYTES_MIN {
+                        self.certainty.hole();
+                    }
                     self.doubt();
                 }
                 self.on_request_event(event, self.last_at, ledger, out);
@@ -202,7 +220,9 @@ impl Pairing {
                     let stop = n == 0 && event.is_none();
                     rest = &rest[n..];
                     if matches!(event, Some(Event::Start)) {
-                        self.on_start(mark.map(|m| Mark { seq: m.seq.wrapping_add(passed), ..m }));
+                        let mark = mark.map(|m| Mark { seq: m.seq.wrapping_add(passed), ..m });
+                        self.on_start(mark);
+                        self.request_began = Some((at, mark));
                     }
                     self.on_request_event(event, at, ledger, out);
                     if stop {
@@ -222,24 +242,43 @@ impl Pairing {
             return self.frames(false, piece, ledger, out);
         }
         match piece {
-            Piece::Gap { len } => {
+            Piece::Gap { len, mark } => {
+                let ack = mark.map(|m| m.ack);
                 // Between two answers: whole ones may have stood in it, and the next one may answer any that waits.
                 if self.responses.may_miss_messages() {
-                    self.lose_answers(ledger, out);
+                    self.lose_answers(ack, ledger, out);
                 }
                 let event = self.responses.gap(Some(len));
+                match event {
+                    // A head or a body of unknown length.
+                    Some(Event::Lost(_)) => self.lose_answers(ack, ledger, out),
+                    Some(Event::End { .. }) => {
+                        let end = mark.map(|m| m.seq.wrapping_add(len as u32));
+                        self.certainty.answered(self.is_final, end);
+                    }
+                    _ => {}
+                }
                 self.on_response_event(event, self.last_at, ledger, out);
             }
             Piece::Data { at, bytes, mark } => {
                 self.last_at = self.last_at.max(at);
+                if let Some(mark) = mark {
+                    // What ended in a hole ended in front of this.
+                    self.certainty.passed(Some(mark.seq));
+                }
                 let mut rest = bytes;
                 loop {
                     let (n, event) = self.responses.advance(rest, self.asked());
                     let stop = n == 0 && event.is_none();
                     rest = &rest[n..];
-                    if let Some(Event::End { .. }) = event {
-                        let passed = (bytes.len() - rest.len()) as u32;
-                        self.certainty.answered(self.is_final, mark.map(|m| m.seq.wrapping_add(passed)));
+                    let passed = (bytes.len() - rest.len()) as u32;
+                    match event {
+                        Some(Event::Start) => self.answer_seq = mark.map(|m| m.seq.wrapping_add(passed)),
+                        Some(Event::End { .. }) => {
+                            self.certainty.answered(self.is_final, mark.map(|m| m.seq.wrapping_add(passed)));
+                        }
+                        Some(Event::Lost(_)) => self.lose_answers(mark.map(|m| m.ack), ledger, out),
+                        _ => {}
                     }
                     self.on_response_event(event, at, ledger, out);
                     if self.http2.is_some() {
@@ -269,14 +308,19 @@ impl Pairing {
             server: self.server,
             between: self.responses.is_between(),
             unanswered: self.waiting.iter().any(|p| p.answer.is_none()),
+            amid: !self.from_start && !self.asked_once && self.heard_server,
         });
     }
 
-    /// Something of the answers is missing. Of a client that asks one thing at a time only one of its answers was in it; of
-    /// others nobody knows how many.
-    fn lose_answers(&mut self, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
+    /// Something of the answers is missing, in front of a segment that acknowledged `ack`. One answer was in it, that of the only
+    /// request that waits, where its client asks one thing at a time, or where the server had not more than was seen of the
+    /// client. Of others nobody knows how many.
+    fn lose_answers(&mut self, ack: Option<u32>, ledger: &mut Ledger, out: &mut Vec<RawEvent>) {
         let unanswered = self.waiting.iter().filter(|p| p.answer.is_none()).count();
-        if unanswered > 1 || !self.certainty.waits_for_answers() {
+        let had_no_more = ack.zip(self.client).is_some_and(|(ack, client)| !is_behind(ack, client.next));
+        if self.from_start && !self.asked_once {
+            self.certainty.lost_early();
+        } else if unanswered != 1 || !(had_no_more || self.certainty.waits_for_answers()) {
             self.certainty.doubt(0);
         }
         self.give_up_pairs(ledger, out);
@@ -303,7 +347,8 @@ impl Pairing {
     pub fn oldest(&self) -> Option<WallTime> {
         let streams = self.http2.as_ref().and_then(|s| s.open.min_of(|p| Some(p.at)));
         let begun = self.begun.as_ref().map(|((at, _), _)| *at);
-        [self.waiting.front().map(|p| p.at), self.request_began, streams, begun].into_iter().flatten().min()
+        let began = self.request_began.map(|(at, _)| at);
+        [self.waiting.front().map(|p| p.at), began, streams, begun].into_iter().flatten().min()
     }
 
     /// What the next response answers.
@@ -320,14 +365,15 @@ impl Pairing {
     ) {
         match event {
             None | Some(Event::Response(_)) => {}
-            Some(Event::Start) => self.request_began = Some(at),
+            Some(Event::Start) => {}
             Some(Event::Request(head)) => {
                 let shape = self.redactor.shape(&head, self.scheme);
                 let asked = Asked::by(&head.method);
-                let at = self.request_began.take().unwrap_or(at);
+                let (at, mark) = self.request_began.take().unwrap_or((at, None));
                 let client = self.redactor.client(&head.headers);
                 let pending = Pending {
                     at,
+                    acked: mark.map(|m| m.ack),
                     shape,
                     client,
                     asked,
@@ -345,7 +391,7 @@ impl Pairing {
                     }
                     self.give_up_pairs(ledger, out);
                 }
-                self.asked_once = true;
+                (self.asked_once, self.unpaired) = (true, Asked::Other);
                 self.waiting_bytes += pending.shape.weight();
                 self.waiting.push_back(pending);
             }
@@ -399,6 +445,13 @@ impl Pairing {
             None | Some(Event::Start | Event::Request(_)) => {}
             Some(Event::Response(head)) => {
                 self.is_final = head.status >= 200;
+                // What the client had when it asked is no answer to that.
+                let seq = self.answer_seq.take();
+                let front = self.waiting.iter().find(|p| p.answer.is_none());
+                if front.and_then(|p| p.acked).zip(seq).is_some_and(|(acked, seq)| is_behind(acked, seq)) {
+                    self.certainty.doubt(0);
+                    self.give_up_pairs(ledger, out);
+                }
                 if self.certainty.is_over() {
                     return ledger.count(Item::UnpairedResponses);
                 }
@@ -417,6 +470,8 @@ impl Pairing {
                         // then all that follow would be off by one.
                         if self.asked_once || self.from_start {
                             self.certainty.doubt(0);
+                        } else {
+                            self.certainty.lost_early();
                         }
                     }
                 }
@@ -448,7 +503,7 @@ impl Pairing {
             }
             Some(Event::Lost(loss)) => {
                 ledger.count(if loss == Loss::Gap { Item::LostResponses } else { Item::MalformedResponses });
-                self.lose_answers(ledger, out);
+                self.give_up_pairs(ledger, out);
             }
             // The client's side alone says what a connection carries: a server may greet first.
             Some(Event::Over(_)) => {}
@@ -463,6 +518,7 @@ impl Pairing {
             ledger.add(Item::UnpairedRequests, u64::from(pending.answer.is_none()));
             if pending.status.is_none() {
                 self.certainty.gave_up();
+                self.unpaired = pending.asked;
             }
             self.emit(pending, out);
         }

@@ -351,31 +351,36 @@ impl Flow {
             if s.ack.is_none() {
                 self.client_isn.get_or_insert(s.seq);
             }
-            if !mine.has_begun() {
-                mine.begin(s.seq);
-            }
+            mine.begin(s.seq);
         }
         if let Some(ack) = s.ack {
             peer.acknowledge(ack);
         }
         let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
-        // What waited for this segment came before it.
+        // What waited for this segment came before it, or nobody knows what it came behind.
         to.pairing.server_stands(None);
+        let of_client = *to.client_is_low == Some(from_low);
+        to.pairing.client_stands(if of_client { mine.standing() } else { None });
         // An acknowledgement may be the evidence that a hole of the other side waits for.
         peer.tick(s.at, &mut |piece| to.deliver(!from_low, piece, ledger, out));
         let seq = if s.syn { s.seq.wrapping_add(1) } else { s.seq };
         let is_client = |to: &Delivery<'_>| *to.client_is_low == Some(from_low);
-        if is_client(&to) {
-            to.pairing.server_stands(peer.standing().filter(|_| !to.within_record(false)));
+        let is_server = |to: &Delivery<'_>| *to.client_is_low == Some(!from_low);
+        // Who is not known yet to be the server may turn out to be the client by this.
+        if !is_server(&to) {
+            to.pairing.server_passed(peer.next_seq());
+            if mine.standing().is_some() {
+                to.pairing.server_stands(peer.standing().filter(|_| !to.within_record(false)));
+            }
+        } else {
+            to.pairing.client_stands(peer.standing());
         }
         let segment = (seq, s.ack);
         mine.push(s.at, segment, s.payload, s.missing, &mut |piece| to.deliver(from_low, piece, ledger, out));
         match s.ack {
-            // What this acknowledges was seen by the client, if not by us; what comes behind it will be next.
-            Some(ack) if is_client(&to) && !s.rst => peer.begin_at(ack),
-            Some(_) if to.client_is_low.is_some() && !is_client(&to) => {
-                to.pairing.server_passed(mine.next_seq());
-            }
+            // What this acknowledges was seen by the client, if not by us; what comes behind it should be next.
+            Some(ack) if is_client(&to) && !s.rst && mine.standing().is_some() => peer.begin_at(ack),
+            Some(_) if is_server(&to) => to.pairing.server_passed(mine.next_seq()),
             _ => {}
         }
         if s.fin {
@@ -409,6 +414,7 @@ impl Flow {
         let Self { low, high, client_is_low, early, early_bytes, pairing, tls, .. } = self;
         let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
         to.pairing.server_stands(None);
+        to.pairing.client_stands(None);
         low.tick(now, &mut |piece| to.deliver(true, piece, ledger, out));
         high.tick(now, &mut |piece| to.deliver(false, piece, ledger, out));
     }
@@ -419,6 +425,7 @@ impl Flow {
         let low_first = client_is_low.unwrap_or(true);
         let mut to = Delivery { client_is_low, early, early_bytes, pairing, tls, keys };
         to.pairing.server_stands(None);
+        to.pairing.client_stands(None);
         let both = if low_first { [(true, low), (false, high)] } else { [(false, high), (true, low)] };
         for (from_low, side) in both {
             side.finish(&mut |piece| to.deliver(from_low, piece, ledger, out));
@@ -457,7 +464,7 @@ impl Delivery<'_> {
             for (low, early) in std::mem::take(self.early) {
                 let piece = match &early {
                     Early::Data(at, bytes) => Piece::Data { at: *at, bytes, mark: None },
-                    Early::Gap(len) => Piece::Gap { len: *len },
+                    Early::Gap(len) => Piece::Gap { len: *len, mark: None },
                 };
                 self.pass(low == client_is_low, piece, ledger, out);
             }
@@ -502,7 +509,7 @@ impl Delivery<'_> {
     fn keep_early(&mut self, from_low: bool, piece: Piece<'_>) {
         let early = match piece {
             Piece::Data { at, bytes, .. } => Early::Data(at, bytes.to_vec()),
-            Piece::Gap { len } => Early::Gap(len),
+            Piece::Gap { len, .. } => Early::Gap(len),
         };
         let n = if let Early::Data(_, bytes) = &early { bytes.len() } else { 0 };
         if self.early.len() < REASSEMBLY_SEGMENTS_MAX && *self.early_bytes + n <= EARLY_BYTES_MAX {

@@ -70,6 +70,11 @@ impl LogSource {
         Self { format, behind_proxy, number, index: 0, lines: 0, partial: Partial::default() }
     }
 
+    /// The same, of parts of lines alone.
+    pub fn pass_parts(&mut self, lines: &[u8]) {
+        self.partial.pass(lines);
+    }
+
     /// Forgets the parts of a line whose end will not come; says whether there were any.
     pub fn give_up_parts(&mut self) -> bool {
         self.partial.give_up()
@@ -77,7 +82,7 @@ impl LogSource {
 
     /// Takes from whole lines what they say of the lines behind them. They are read elsewhere.
     pub fn pass(&mut self, lines: &[u8]) {
-        self.partial.pass(lines);
+        self.pass_parts(lines);
         if self.format.has_headers() {
             let lines = lines.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
             lines.filter(|line| line.len() <= LOG_LINE_BYTES_MAX).for_each(|line| {
@@ -275,11 +280,21 @@ impl LogRecorder {
     }
 
     /// What comes next of a log is no more of what came: parts of a line that wait for their end are counted as a line that
-    /// cannot be read.
-    pub fn give_up_parts(&mut self, source: usize) {
-        if self.sources.get_mut(source).is_some_and(|s| s.partial.give_up()) {
-            self.count_bad(LineError::Unended);
+    /// cannot be read. Says whether there were any.
+    pub fn give_up_parts(&mut self, source: usize) -> bool {
+        let any = self.sources.get_mut(source).is_some_and(LogSource::give_up_parts);
+        if any {
+            self.count_unended(source);
         }
+        any
+    }
+
+    /// Counts parts of a line whose end is not there, at the last line of their log.
+    pub fn count_unended(&mut self, source: usize) {
+        if let Some(place) = self.sources.get(source) {
+            self.ledger.at(Position { source: place.number, number: place.lines });
+        }
+        self.count_bad(LineError::Unended);
     }
 
     /// Counts what was not used, by its reason.
@@ -354,7 +369,9 @@ impl LogRecorder {
     /// Places all lines that wait and ends all sessions.
     #[must_use]
     pub fn finish(mut self) -> (Vec<RawEvent>, Ledger) {
-        (0..self.sources.len()).for_each(|source| self.give_up_parts(source));
+        (0..self.sources.len()).for_each(|source| {
+            self.give_up_parts(source);
+        });
         self.drain(Until::End);
         self.sessions.finish(&mut self.out);
         (self.out, self.ledger)

@@ -47,7 +47,8 @@ impl<'l> Cri<'l> {
     }
 }
 
-/// The lines of a text, joined, without their ends and the blanks around them; empty ones are left out.
+/// The lines of a text, joined, without their ends and the blanks around them; empty ones are left out. Parts whose end is
+/// not there come last, bare.
 #[must_use]
 pub fn joined(text: &[u8]) -> Vec<Cow<'_, [u8]>> {
     let mut partial = Partial::default();
@@ -56,7 +57,10 @@ pub fn joined(text: &[u8]) -> Vec<Cow<'_, [u8]>> {
         Cow::Borrowed(line) => Cow::Borrowed(line.trim_ascii()),
         Cow::Owned(line) => Cow::Owned(line.trim_ascii().to_vec()),
     });
-    trimmed.filter(|line| !line.is_empty()).collect()
+    let mut all: Vec<_> = trimmed.filter(|line| !line.is_empty()).collect();
+    // The text may end before the line does.
+    all.extend(partial.0.into_iter().filter(|parts| !parts.is_empty()).map(Cow::Owned));
+    all
 }
 
 impl Partial {
@@ -73,11 +77,6 @@ impl Partial {
 
     /// A line without its end: itself, or all of which it is the last part; `None` where it is a part of which more follows.
     pub fn join<'l>(&mut self, line: &'l [u8]) -> Option<Cow<'l, [u8]>> {
-        if line.len() > LOG_LINE_BYTES_MAX {
-            // No runtime writes such a one: it is too long, and an end of nothing.
-            self.give_up();
-            return Some(Cow::Borrowed(line));
-        }
         let Some(cri) = Cri::of(line) else { return Some(Cow::Borrowed(line)) };
         let parts = &mut self.0[cri.stream];
         if !cri.is_part && parts.is_empty() {
@@ -145,12 +144,18 @@ mod tests {
         partial.pass(format!("half a line\n\n{STAMP} stdout P a\n").as_bytes());
         assert!(!partial.is_empty(), "whatever the first line is");
         assert!(partial.give_up() && !partial.give_up());
-        partial.pass(format!("{STAMP} stdout P a\n{}\n", "x".repeat(LOG_LINE_BYTES_MAX + 1)).as_bytes());
-        assert!(partial.is_empty());
         let end = format!("{STAMP} stdout F b");
         assert_eq!(partial.join(end.as_bytes()).as_deref(), Some(end.as_bytes()));
-        let long = format!("{STAMP} stdout P {}", "x".repeat(LOG_LINE_BYTES_MAX));
-        assert_eq!(partial.join(long.as_bytes()).as_deref(), Some(long.as_bytes()), "told as too long");
+        // One that is too long is told at its end, and nothing of another stream or form with it.
+        let lines = format!(
+            "{STAMP} stderr P a\n{STAMP} stdout P {}\n{}\n",
+            "x".repeat(100_000),
+            "y".repeat(100_000)
+        );
+        partial.pass(lines.as_bytes());
+        assert!(partial.join(end.as_bytes()).is_some_and(|l| l.len() > LOG_LINE_BYTES_MAX));
+        assert!(partial.join(format!("{STAMP} stderr F b").as_bytes()).is_some_and(|l| l.ends_with(b"F ab")));
+        assert_eq!(joined(format!(" \n{STAMP} stdout P GET /\n x ").as_bytes()), [&b"x"[..], b"GET /"]);
     }
 
     #[test]

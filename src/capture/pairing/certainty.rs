@@ -27,6 +27,8 @@ pub(super) struct Begun {
     pub between: bool,
     /// A request in front of it has no whole answer.
     pub unanswered: bool,
+    /// It is the first that was seen, of a connection whose beginning was not, and something of the server was seen before it.
+    pub amid: bool,
 }
 
 /// How many answers can be told apart, and what is known of how the client asks.
@@ -48,10 +50,13 @@ pub(super) struct Certainty {
     end: Option<u32>,
     /// It is still to be said.
     ended: bool,
+    /// Something of the server is missing, or answered nothing, before any request was seen; and the byte behind that, once
+    /// it is known.
+    early: Option<Option<u32>>,
 }
 
 /// Whether `a` is a sequence number behind `b`.
-fn is_behind(a: u32, b: u32) -> bool {
+pub(super) fn is_behind(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() > 0
 }
 
@@ -105,29 +110,44 @@ impl Certainty {
         if std::mem::take(&mut self.ended) {
             self.end = next;
         }
+        if self.early == Some(None) {
+            self.early = Some(next);
+        }
     }
 
-    /// Something of the client is missing.
+    /// Something of the server is missing, or answers nothing that was seen, before any request was.
+    pub(super) fn lost_early(&mut self) {
+        self.early = Some(None);
+    }
+
+    /// Something of the client is missing, in which a request may have been.
     pub(super) fn hole(&mut self) {
         self.hole = true;
     }
 
     /// A request begins.
-    pub(super) fn begin(&mut self, Begun { mark, server, between, unanswered }: Begun) {
+    pub(super) fn begin(&mut self, Begun { mark, server, between, unanswered, amid }: Begun) {
         let (answered, hole) = (std::mem::take(&mut self.answered), std::mem::take(&mut self.hole));
         let before = std::mem::replace(&mut self.acked, mark.map(|m| m.ack));
+        // What is missing was before the first request where its client had it: nothing that was asked was answered there.
+        if let Some(early) = self.early.take()
+            && !early.zip(mark).is_some_and(|(behind, mark)| !is_behind(behind, mark.ack))
+        {
+            self.doubt(0);
+        }
+        // What was seen of the server before it may be its answer, unless the client had that.
+        if amid && !mark.zip(server).is_some_and(|(mark, server)| !is_behind(server.next, mark.ack)) {
+            self.doubt(0);
+        }
         let Some(mark) = mark else { return };
         // The client had nothing new since it asked the last time; or nothing behind the last answer that was told,
         // although what is missing had to be answered as well.
         self.asks_ahead |=
             before == Some(mark.ack) || (hole && self.end.is_some_and(|end| !is_behind(mark.ack, end)));
         let Some(server) = server else { return };
-        if mark.ack != server.next {
-            // It asked before it had what had come.
-            self.asks_ahead |= self.left.is_none() && is_behind(server.next, mark.ack);
-            return;
-        }
-        if !between {
+        // It asked before it had the answer that was told last.
+        self.asks_ahead |= self.left.is_none() && self.end.is_some_and(|end| is_behind(end, mark.ack));
+        if mark.ack != server.next || !between {
             return;
         }
         self.asks_ahead |= unanswered;
@@ -150,7 +170,7 @@ mod tests {
     fn next(n: u32) -> Begun {
         let (seq, ack) = (10 * n, 100 * n);
         let server = Some(Standing { next: ack, told: Some(seq) });
-        Begun { mark: Some(Mark { seq, ack }), server, between: true, unanswered: false }
+        Begun { mark: Some(Mark { seq, ack }), server, between: true, unanswered: false, amid: false }
     }
 
     /// The answer to the request of that number.
@@ -202,7 +222,7 @@ mod tests {
             (|_| (), true),
             // With the same acknowledgement; with one before what had come; while another waits; behind a hole in which another was.
             (|c| c.begin(Begun { server: None, ..next(9) }), false),
-            (|c| c.begin(Begun { mark: Some(Mark { seq: 100, ack: 950 }), ..next(10) }), false),
+            (|c| { answer(c, 9); c.begin(Begun { mark: Some(Mark { seq: 100, ack: 950 }), ..next(10) }); }, false),
             (|c| c.begin(Begun { unanswered: true, ..next(10) }), false),
             (|c| { answer(c, 9); c.hole(); c.begin(Begun { server: None, ..next(10) }); }, false),
         ];
@@ -222,6 +242,34 @@ mod tests {
             }
             assert_eq!(!c.is_over(), want, "row {i}");
             assert_eq!(c.waits_for_answers(), want);
+        }
+    }
+
+    /// A hole in the handshake of TLS costs no answers; one in which the first answer may have been costs them.
+    #[test]
+    fn what_is_missing_before_the_first_request_answers_nothing() {
+        for (behind, want) in [(Some(0), false), (Some(50), true), (None, true)] {
+            let mut c = Certainty::default();
+            c.lost_early();
+            c.passed(behind);
+            c.begin(next(0));
+            assert_eq!(c.is_over(), want, "{behind:?}");
+        }
+    }
+
+    #[test]
+    fn a_first_request_in_the_middle_may_have_its_answer_behind_it() {
+        let table: [(fn(&mut Begun), bool); 4] = [
+            (|_| (), false),
+            (|b| b.mark = None, true),
+            (|b| b.server = None, true),
+            (|b| b.server = Some(Standing { next: 40, told: None }), true),
+        ];
+        for (i, (change, want)) in table.into_iter().enumerate() {
+            let (mut c, mut begun) = (Certainty::default(), Begun { amid: true, ..next(0) });
+            change(&mut begun);
+            c.begin(begun);
+            assert_eq!(c.is_over(), want, "row {i}");
         }
     }
 

@@ -69,7 +69,8 @@ impl Pairing {
                 let asked = Asked::by(&head.method);
                 let client = self.redactor.client(&head.headers);
                 self.waiting_bytes += shape.weight();
-                let pending = Pending { at, shape, client, asked, body_len, status, cache, answer };
+                let pending =
+                    Pending { at, acked: None, shape, client, asked, body_len, status, cache, answer };
                 if open.len() >= H2_STREAMS_MAX {
                     self.give_up_streams(open, ledger, out);
                 }

@@ -95,7 +95,7 @@ fn pairs_are_told_only_while_they_are_certain() {
     let (mut p, mut ledger, mut out) =
         (Pairing::new(1, WallTime(0), true, Redactor::with_key(b"k")), Ledger::default(), Vec::new());
     p.client(data(1, &(get(1) + &get(2))), &mut ledger, &mut out);
-    p.client(Piece::Gap { len: 40 }, &mut ledger, &mut out);
+    p.client(Piece::Gap { len: 40, mark: None }, &mut ledger, &mut out);
     p.client(data(2, &get(4)), &mut ledger, &mut out);
     p.server(data(3, &(ok(201) + &ok(202) + &ok(203) + &ok(204))), &mut ledger, &mut out);
     p.finish(WallTime(90_000_000), true, &mut ledger, &mut out);
@@ -124,7 +124,7 @@ fn an_answer_in_a_hole_is_not_taken_for_the_next_one() {
     p.client(data(1, &get("/a")), &mut ledger, &mut out);
     p.client(data(2, &get("/b")), &mut ledger, &mut out);
     // The answer to /a lay in it.
-    p.server(Piece::Gap { len: 40 }, &mut ledger, &mut out);
+    p.server(Piece::Gap { len: 40, mark: None }, &mut ledger, &mut out);
     p.server(data(3, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), &mut ledger, &mut out);
     p.finish(WallTime(9), true, &mut ledger, &mut out);
     let want = [(1, "/a".to_owned(), None, None), (2, "/b".to_owned(), None, None)];

@@ -87,7 +87,7 @@ impl Tls {
             return;
         }
         match piece {
-            Piece::Gap { len } => self.gap(is_client, len, out),
+            Piece::Gap { len, .. } => self.gap(is_client, len, out),
             Piece::Data { at, bytes, mark } => self.data(is_client, (at, mark), bytes, keys, out),
         }
     }
@@ -121,7 +121,7 @@ impl Tls {
         let side = self.side(is_client);
         if side.searching {
             // More may have stood in it.
-            return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
+            return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX, mark: None }));
         }
         // A record that is lost already.
         let within = (side.skip as u64).min(len);
@@ -145,7 +145,7 @@ impl Tls {
             }
         };
         out(Out::Lost);
-        out(Out::Plain(is_client, Piece::Gap { len: lost }));
+        out(Out::Plain(is_client, Piece::Gap { len: lost, mark: None }));
     }
 
     fn data(
@@ -164,7 +164,7 @@ impl Tls {
         if side.searching && !rest.is_empty() {
             if !matches!(rest, [APPLICATION, 3, 3, ..]) {
                 // What is passed over may hold whole messages.
-                return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
+                return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX, mark: None }));
             }
             side.searching = false;
         }
@@ -326,7 +326,7 @@ impl Tls {
                 return self.close(out);
             }
             out(Out::Lost);
-            return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX }));
+            return out(Out::Plain(is_client, Piece::Gap { len: u64::MAX, mark: None }));
         };
         self.side(is_client).failed = 0;
         if !std::mem::replace(&mut self.opened, true) {

@@ -89,7 +89,12 @@ pub(super) fn run(
     teller.begin(&format!("following {} logs", following.logs.len()));
     following.until(&stop, lasting, teller)?;
     // Who goes on later does not have them.
-    following.logs.iter().for_each(|(_, source)| following.recorder.give_up_parts(*source));
+    for (log, source) in &following.logs {
+        if following.recorder.give_up_parts(*source) {
+            let (show, error) = (log.path().display(), LineError::Unended);
+            writeln!(std::io::stderr(), "replay: warning: {show}: {error}; line not used")?;
+        }
+    }
     following.end_trace()?;
     teller.finished(&mut following.sink)?;
     teller.end(&following.sink)
@@ -181,7 +186,7 @@ impl Following {
         let mut lines = 0u64;
         log.poll(now, |came| match came {
             Came::Cut => {
-                recorder.give_up_parts(source);
+                *bad += u64::from(recorder.give_up_parts(source));
                 tell_cut(&path, recorder)
             }
             Came::Line(line) => {

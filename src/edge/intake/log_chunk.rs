@@ -90,7 +90,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 impl Cutter {
     /// Cuts `input` into chunks of about so many bytes, never less than the longest line.
     pub(super) fn new(input: Box<dyn Read + Send>, source: LogSource, chunk_bytes: usize) -> Self {
-        let chunk_bytes = chunk_bytes.max(LOG_LINE_BYTES_MAX + 2);
+        let chunk_bytes = chunk_bytes.max(MARK.len() + LOG_LINE_BYTES_MAX + 2);
         Self {
             input,
             rest: Vec::new(),
@@ -141,11 +141,11 @@ impl Cutter {
         let first = !std::mem::replace(&mut self.begun, true);
         let mark = if first && bytes.starts_with(MARK) { MARK.len() } else { 0 };
         let source = self.source.clone();
-        // A line that is longer than a chunk says nothing, whatever it begins with, and ends nothing.
+        // A line that is longer than a chunk names no columns, whatever it begins with.
         if skipped.bytes == 0 {
             self.source.pass(&bytes[mark..]);
         } else {
-            self.source.give_up_parts();
+            self.source.pass_parts(&bytes[mark..]);
         }
         Chunk { bytes, mark, skipped, source }
     }

@@ -29,7 +29,7 @@ pub struct BadLine {
     pub log: String,
     /// Line number, from 1.
     pub line: u64,
-    /// Offset of its first byte.
+    /// Offset of its first byte; of a part without its end, where that would stand.
     pub offset: u64,
     /// Why.
     pub error: LineError,
@@ -141,7 +141,7 @@ impl Log {
             if self.ahead.is_unended() {
                 let (log, line, offset, error) =
                     (self.name.clone(), self.line, self.offset, LineError::Unended);
-                recorder.count_bad(error);
+                recorder.count_unended(self.source);
                 bad(BadLine { log, line, offset, error });
             }
             return Ok(false);
