@@ -2,7 +2,7 @@
 //!
 //! HTTP/1 answers in order, so a queue is enough. An interim response (1xx) is not an answer. After a
 //! loss the pairs could shift by one, which would be worse than no pairs: what waited then is emitted
-//! without an answer, and so is what follows, until it is certain again (`pairing/certainty.rs`).
+//! without an answer, and so is what follows, until or unless it is certain (`pairing/certainty.rs`).
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

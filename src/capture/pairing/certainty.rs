@@ -4,7 +4,7 @@
 //! belong to, the pairs could shift by one: then only those that waited have answers that can be told. They can be told
 //! again when three things come together:
 //!
-//! - the client was seen to wait for each answer before it asked again, and never to do otherwise;
+//! - before the loss the client was seen to wait for each answer before it asked again, and never to do otherwise;
 //! - the request acknowledges exactly what was seen of the server, and the last that was seen of the server acknowledges
 //!   exactly what stands before the request: neither side has sent anything that the other has not;
 //! - a whole answer came since the request before it began.
@@ -131,12 +131,12 @@ impl Certainty {
         let before = std::mem::replace(&mut self.acked, mark.map(|m| m.ack));
         // What is missing was before the first request where its client had it: nothing that was asked was answered there.
         if let Some(early) = self.early.take()
-            && !early.zip(mark).is_some_and(|(behind, mark)| !is_behind(behind, mark.ack))
+            && early.zip(mark).is_none_or(|(behind, mark)| is_behind(behind, mark.ack))
         {
             self.doubt(0);
         }
         // What was seen of the server before it may be its answer, unless the client had that.
-        if amid && !mark.zip(server).is_some_and(|(mark, server)| !is_behind(server.next, mark.ack)) {
+        if amid && mark.zip(server).is_none_or(|(mark, server)| is_behind(server.next, mark.ack)) {
             self.doubt(0);
         }
         let Some(mark) = mark else { return };
@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_first_request_in_the_middle_may_have_its_answer_behind_it() {
-        let table: [(fn(&mut Begun), bool); 4] = [
+        type Change = fn(&mut Begun);
+        let table: [(Change, bool); 4] = [
             (|_| (), false),
             (|b| b.mark = None, true),
             (|b| b.server = None, true),
