@@ -170,6 +170,12 @@ impl Reassembler {
         Some(Standing { next, told: self.told })
     }
 
+    /// Whether something waits behind a hole.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Sequence number of the next byte wanted.
     #[must_use]
     pub fn next_seq(&self) -> Option<u32> {

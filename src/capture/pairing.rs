@@ -364,8 +364,7 @@ impl Pairing {
         out: &mut Vec<RawEvent>,
     ) {
         match event {
-            None | Some(Event::Response(_)) => {}
-            Some(Event::Start) => {}
+            None | Some(Event::Start | Event::Response(_)) => {}
             Some(Event::Request(head)) => {
                 let shape = self.redactor.shape(&head, self.scheme);
                 let asked = Asked::by(&head.method);

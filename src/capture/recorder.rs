@@ -369,7 +369,7 @@ impl Flow {
         // Who is not known yet to be the server may turn out to be the client by this.
         if !is_server(&to) {
             to.pairing.server_passed(peer.next_seq());
-            if mine.standing().is_some() {
+            if !mine.is_waiting() {
                 to.pairing.server_stands(peer.standing().filter(|_| !to.within_record(false)));
             }
         } else {

@@ -181,6 +181,18 @@ fn an_answer_that_was_missed_first_is_missed() {
     assert!(pairs.len() == 7 && pairs.iter().all(|(n, status)| status.is_none_or(|s| s == *n)), "{pairs:?}");
 }
 
+/// What is seen first is what the server said to somebody before: every request from then on has its answer.
+#[test]
+fn a_capture_that_begins_with_an_answer_has_those_behind_it() {
+    for first in [answer(9), "the rest of a body".to_owned(), "\r\nThe-Rest: of a head\r\n\r\nabc".to_owned()]
+    {
+        let mut wire = Wire::midstream();
+        wire.server(true, &first);
+        (1..6).for_each(|n| wire.ask(n));
+        assert_eq!(wire.pairs(), [1, 2, 3, 4, 5].map(|n| (n, Some(n))), "{first}");
+    }
+}
+
 /// A client that asks ahead when its server is slow, for the first time where that is lost but for one request.
 #[test]
 fn asking_ahead_is_seen_behind_a_hole() {
