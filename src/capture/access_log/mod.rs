@@ -70,7 +70,7 @@ impl LogSource {
         Self { format, behind_proxy, number, index: 0, lines: 0, partial: Partial::default() }
     }
 
-    /// The same, of parts of lines alone.
+    /// Takes from whole lines the parts whose end is still to come, and nothing else.
     pub fn pass_parts(&mut self, lines: &[u8]) {
         self.partial.pass(lines);
     }
@@ -92,8 +92,9 @@ impl LogSource {
     }
 
     /// Reads a line without its end; `None` where it is one that says nothing. Depends on the line, on the parts of it and the
-    /// headers of the log before it, and, where a line has more than one form of its format, on the form that fitted last: who reads chunks side
-    /// by side begins each of them with a source as it was at first, but for those parts and headers ([`Self::pass`]).
+    /// headers of the log before it, and, where a line has more than one form of its format, on the form that fitted last: who
+    /// reads chunks side by side begins each of them with a source as it was at first, but for those parts and headers
+    /// ([`Self::pass`]).
     ///
     /// # Errors
     /// Why it is not used: [`LineError`]; never fatal.
